@@ -1,0 +1,1 @@
+//! Client of remote language models.

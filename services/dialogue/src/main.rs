@@ -1,0 +1,3 @@
+//! The `dialogue` service.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `diffusion` service.
+
+fn main() {}

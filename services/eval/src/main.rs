@@ -1,0 +1,3 @@
+//! The `eval` service.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `promptgen` service.
+
+fn main() {}

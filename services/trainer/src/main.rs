@@ -1,0 +1,3 @@
+//! The `trainer` service.
+
+fn main() {}
