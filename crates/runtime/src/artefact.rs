@@ -1,1 +1,480 @@
-//! Artefacts.
+//! Artefacts: what is too large for a message, by reference, under roots that the operator named.
+//!
+//! A path from a caller is resolved with every link followed before it is compared with the roots,
+//! so neither `..` nor a link leads out. What is written appears whole (temporary file, fsync,
+//! rename) or not at all. All of this blocks on the disk: call it from `spawn_blocking` where the
+//! content may be large.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    path::{Component, Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use proto::dataset::v1::Artefact;
+use sha2::{Digest as _, Sha256};
+use url::Url;
+
+use crate::{Kind, ServiceError, options::ArtefactOptions};
+
+/// The folders artefacts may lie under.
+#[derive(Debug, Clone, Default)]
+pub struct Roots {
+    /// Resolved, all links followed. The first takes what is new.
+    roots: Vec<PathBuf>,
+}
+
+/// Why an artefact cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not a `file://` URI with an absolute path.
+    #[error("{uri:?} is no artefact URI: it should look like file:///absolute/path")]
+    Uri {
+        /// As the caller gave it.
+        uri: String,
+    },
+    /// A path the operator did not open.
+    #[error("{uri} does not lie under an artefact root of this service (--artefact-root)")]
+    Outside {
+        /// As the caller gave it.
+        uri: String,
+    },
+    /// A name for something new that would leave the root.
+    #[error("{name:?} is no name for an artefact: use relative paths without ..")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The service has no root.
+    #[error("this service has no artefact root: start it with --artefact-root DIR")]
+    NoRoot,
+    /// Nothing is there.
+    #[error("{uri} does not exist")]
+    Missing {
+        /// As the caller gave it.
+        uri: String,
+    },
+    /// The content is not what the reference says.
+    #[error("{uri} is damaged or was changed: {what} is {actual}, the reference says {expected}")]
+    Mismatch {
+        /// As the caller gave it.
+        uri: String,
+        /// `its sha256` or `its size in bytes`.
+        what: &'static str,
+        /// What was found.
+        actual: String,
+        /// What was promised.
+        expected: String,
+    },
+    /// A folder holds something that is neither a file nor a folder.
+    #[error("{} is neither a file nor a folder", path.display())]
+    Special {
+        /// The thing.
+        path: PathBuf,
+    },
+    /// The disk said no: read-only, full, or not ours.
+    #[error("cannot {verb} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Uri { .. } | Self::Outside { .. } => Kind::invalid("uri", self.to_string()),
+            Self::Name { .. } => Kind::invalid("name", self.to_string()),
+            Self::Missing { .. } => Kind::NotFound,
+            Self::Mismatch { .. } => Kind::DataLoss,
+            Self::NoRoot | Self::Special { .. } | Self::Io { .. } => Kind::FailedPrecondition,
+        }
+    }
+}
+
+impl Roots {
+    /// The roots of the options. Absent folders are made.
+    ///
+    /// # Errors
+    /// A root that cannot be made or is not reachable.
+    pub fn open(options: &ArtefactOptions) -> Result<Self, Error> {
+        let resolve = |root: &PathBuf| {
+            fs::create_dir_all(root).map_err(io_error("create", root))?;
+            root.canonicalize().map_err(io_error("open", root))
+        };
+        let roots = options
+            .artefact_roots
+            .iter()
+            .map(resolve)
+            .collect::<Result<_, _>>()?;
+        Ok(Self { roots })
+    }
+
+    /// Where an artefact lies, after its size and hash were checked (both only if stated).
+    ///
+    /// # Errors
+    /// A place outside the roots, nothing there, or other content than the reference says.
+    pub fn resolve(&self, artefact: &Artefact) -> Result<PathBuf, Error> {
+        let uri = &artefact.uri;
+        let path = self.locate(uri)?;
+        if artefact.sha256.is_empty() && artefact.size_bytes == 0 {
+            return Ok(path);
+        }
+        let mismatch = |what, actual: String, expected: String| {
+            Err(Error::Mismatch {
+                uri: uri.clone(),
+                what,
+                actual,
+                expected,
+            })
+        };
+        let (sha256, size_bytes) = digest(&path)?;
+        if artefact.size_bytes != 0 && artefact.size_bytes != size_bytes {
+            let expected = artefact.size_bytes.to_string();
+            return mismatch("its size in bytes", size_bytes.to_string(), expected);
+        }
+        if !artefact.sha256.is_empty() && artefact.sha256 != sha256 {
+            return mismatch("its sha256", sha256, artefact.sha256.clone());
+        }
+        Ok(path)
+    }
+
+    /// Where a URI points, if that exists and lies under a root. The content is not looked at.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve), without the check of the content.
+    pub fn locate(&self, uri: &str) -> Result<PathBuf, Error> {
+        if self.roots.is_empty() {
+            return Err(Error::NoRoot);
+        }
+        let named = path_of(uri).ok_or_else(|| Error::Uri {
+            uri: uri.to_owned(),
+        })?;
+        let found = named.canonicalize();
+        match found {
+            Ok(path) if self.holds(&path) => Ok(path),
+            // Whether something outside the roots exists is nobody's business.
+            Err(_) if self.holds(&named) => Err(Error::Missing {
+                uri: uri.to_owned(),
+            }),
+            Ok(_) | Err(_) => Err(Error::Outside {
+                uri: uri.to_owned(),
+            }),
+        }
+    }
+
+    /// The path for something new called `name` under the first root; its folders are made.
+    ///
+    /// # Errors
+    /// A name that would leave the root, or a folder that cannot be made.
+    pub fn place(&self, name: &str) -> Result<PathBuf, Error> {
+        let root = self.roots.first().ok_or(Error::NoRoot)?;
+        let bad = || Error::Name {
+            name: name.to_owned(),
+        };
+        let plain = Path::new(name)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        if name.is_empty() || !plain {
+            return Err(bad());
+        }
+        let path = root.join(name);
+        let folder = path.parent().ok_or_else(bad)?;
+        fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+        let real = folder.canonicalize().map_err(io_error("open", folder))?;
+        if self.holds(&real) {
+            Ok(path)
+        } else {
+            Err(bad())
+        }
+    }
+
+    /// Writes `content` as `name` under the first root, whole or not at all.
+    ///
+    /// # Errors
+    /// As [`place`](Self::place), or the disk's.
+    pub fn publish(&self, name: &str, content: &[u8]) -> Result<Artefact, Error> {
+        let path = self.place(name)?;
+        write_atomic(&path, content).map_err(io_error("write", &path))?;
+        self.describe(&path)
+    }
+
+    /// The reference to a file or folder that already lies under a root.
+    ///
+    /// # Errors
+    /// A place outside the roots, or one that cannot be read.
+    pub fn describe(&self, path: &Path) -> Result<Artefact, Error> {
+        let real = path.canonicalize().map_err(io_error("open", path))?;
+        let url = match real.is_dir() {
+            true => Url::from_directory_path(&real),
+            false => Url::from_file_path(&real),
+        };
+        let uri = url
+            .map_err(|()| Error::Uri {
+                uri: path.display().to_string(),
+            })?
+            .to_string();
+        if !self.holds(&real) {
+            return Err(Error::Outside { uri });
+        }
+        let (sha256, size_bytes) = digest(&real)?;
+        Ok(Artefact {
+            uri,
+            sha256,
+            size_bytes,
+        })
+    }
+
+    fn holds(&self, path: &Path) -> bool {
+        self.roots.iter().any(|root| path.starts_with(root))
+    }
+}
+
+/// Writes a file so that a reader, and a machine that loses power, sees the old content or the new.
+///
+/// # Errors
+/// The disk's; the old content then stands.
+pub fn write_atomic(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = temporary(path, content)?;
+    fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+    sync_folder(path)
+}
+
+/// Writes a file if none is there, whole or not at all; `false` when one was there already.
+///
+/// # Errors
+/// The disk's; nothing is left behind then.
+pub fn create_new(path: &Path, content: &[u8]) -> io::Result<bool> {
+    let temporary = temporary(path, content)?;
+    // A hard link is created only where there is no name yet, and it names a complete file.
+    let linked = fs::hard_link(&temporary, path);
+    fs::remove_file(&temporary)?;
+    match linked {
+        Ok(()) => sync_folder(path).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// SHA-256 and size of a file, or of a folder: the digest of its `sha256  path` lines sorted by
+/// path, and the sum of its sizes.
+///
+/// # Errors
+/// Something unreadable, or neither file nor folder (a link, a socket).
+pub fn digest(path: &Path) -> Result<(String, u64), Error> {
+    if !path.is_dir() {
+        return digest_file(path);
+    }
+    let mut files = Vec::new();
+    list(path, String::new(), &mut files)?;
+    files.sort();
+    let mut lines = String::new();
+    let mut size_bytes = 0;
+    for name in files {
+        let (sha256, size) = digest_file(&path.join(&name))?;
+        lines.push_str(&format!("{sha256}  {name}\n"));
+        size_bytes += size;
+    }
+    Ok((hex(&Sha256::digest(lines.as_bytes())), size_bytes))
+}
+
+fn list(folder: &Path, prefix: String, files: &mut Vec<String>) -> Result<(), Error> {
+    for entry in fs::read_dir(folder).map_err(io_error("list", folder))? {
+        let entry = entry.map_err(io_error("list", folder))?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        let kind = entry.file_type().map_err(io_error("open", &entry.path()))?;
+        if kind.is_dir() {
+            list(&entry.path(), format!("{name}/"), files)?;
+        } else if kind.is_file() {
+            files.push(name);
+        } else {
+            return Err(Error::Special { path: entry.path() });
+        }
+    }
+    Ok(())
+}
+
+fn digest_file(path: &Path) -> Result<(String, u64), Error> {
+    let mut file = File::open(path).map_err(io_error("read", path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut size_bytes = 0;
+    loop {
+        let read = file.read(&mut buffer).map_err(io_error("read", path))?;
+        if read == 0 {
+            return Ok((hex(&hasher.finalize()), size_bytes));
+        }
+        hasher.update(&buffer[..read]);
+        size_bytes += read as u64;
+    }
+}
+
+/// A complete, synced file beside `path`, under a name no other call uses.
+fn temporary(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}-{serial}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    match write() {
+        Ok(()) => Ok(temporary),
+        Err(error) => {
+            let _may_not_exist = fs::remove_file(&temporary);
+            Err(error)
+        }
+    }
+}
+
+/// A new name is durable once its folder is.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+fn path_of(uri: &str) -> Option<PathBuf> {
+    let url = Url::parse(uri).ok()?;
+    if url.scheme() != "file" || url.query().is_some() || url.fragment().is_some() {
+        return None;
+    }
+    url.to_file_path().ok()
+}
+
+fn io_error<'a>(verb: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+    move |source| Error::Io {
+        verb,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roots(folder: &Path) -> Roots {
+        let options = ArtefactOptions {
+            artefact_roots: vec![folder.to_owned()],
+        };
+        Roots::open(&options).expect("a fresh folder")
+    }
+
+    #[test]
+    fn what_is_published_is_found_again_and_damage_is_seen() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let roots = roots(folder.path());
+        let artefact = roots.publish("reports/a.json", b"{}").expect("written");
+        assert_eq!(artefact.size_bytes, 2);
+        let path = roots.resolve(&artefact).expect("found again");
+        assert_eq!(fs::read(&path).expect("read"), b"{}");
+
+        fs::write(&path, b"[]").expect("damaged");
+        let error = roots.resolve(&artefact).expect_err("other content");
+        assert_eq!(error.kind(), Kind::DataLoss);
+        fs::remove_file(&path).expect("removed");
+        assert_eq!(
+            roots.resolve(&artefact).expect_err("gone").kind(),
+            Kind::NotFound
+        );
+    }
+
+    #[test]
+    fn a_folder_is_known_by_the_hashes_of_its_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let roots = roots(folder.path());
+        roots.publish("model/b.bin", b"bb").expect("written");
+        roots.publish("model/a/c.bin", b"c").expect("written");
+        let artefact = roots
+            .describe(&folder.path().join("model"))
+            .expect("described");
+        assert!(artefact.uri.ends_with("/model/"));
+        assert_eq!(artefact.size_bytes, 3);
+        let lines = format!(
+            "{}  a/c.bin\n{}  b.bin\n",
+            hex(&Sha256::digest(b"c")),
+            hex(&Sha256::digest(b"bb"))
+        );
+        assert_eq!(artefact.sha256, hex(&Sha256::digest(lines.as_bytes())));
+        roots.resolve(&artefact).expect("unchanged");
+        fs::rename(
+            folder.path().join("model/b.bin"),
+            folder.path().join("model/d.bin"),
+        )
+        .expect("renamed");
+        assert!(matches!(
+            roots.resolve(&artefact),
+            Err(Error::Mismatch { .. })
+        ));
+    }
+
+    #[test]
+    fn no_path_of_a_caller_leaves_the_roots() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let secret = folder.path().join("secret");
+        fs::write(&secret, "s").expect("written");
+        let inside = folder.path().join("inside");
+        let roots = roots(&inside);
+        std::os::unix::fs::symlink(&secret, inside.join("link")).expect("a link");
+        let base = inside.canonicalize().expect("a path");
+        let base = base.display();
+        for uri in [
+            format!("file://{base}/../secret"),
+            format!("file://{base}/%2e%2e/secret"),
+            format!("file://{base}/link"),
+            format!("file://{}", secret.display()),
+            "file:///etc/passwd".to_owned(),
+            "file:///no/such/thing".to_owned(),
+        ] {
+            assert!(
+                matches!(roots.locate(&uri), Err(Error::Outside { .. })),
+                "{uri}"
+            );
+        }
+        for uri in [
+            "s3://bucket/key",
+            "/etc/passwd",
+            "",
+            "file://host/etc/passwd",
+        ] {
+            assert!(matches!(roots.locate(uri), Err(Error::Uri { .. })), "{uri}");
+        }
+        for name in ["../secret", "/etc/passwd", "a/../../b", "", "."] {
+            assert!(
+                matches!(roots.place(name), Err(Error::Name { .. })),
+                "{name}"
+            );
+        }
+        assert!(matches!(
+            Roots::default().locate("file:///x"),
+            Err(Error::NoRoot)
+        ));
+    }
+
+    #[test]
+    fn of_two_that_create_one_file_one_wins_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("epoch");
+        assert!(create_new(&path, b"first").expect("created"));
+        assert!(!create_new(&path, b"second").expect("not created"));
+        assert_eq!(fs::read(&path).expect("read"), b"first");
+        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1);
+    }
+}

@@ -19,7 +19,7 @@
 //!
 //! let telemetry = Telemetry::start(&telemetry, "diffusion")?;
 //! let listener = Listener::bind(&listen, 50052).await?;
-//! let service = Service::new(&telemetry, b"").add(tonic_health::server::health_reporter().1);
+//! let service = Service::new(&telemetry, b"").with(tonic_health::server::health_reporter().1);
 //! let warm_up = async { Ok::<(), std::io::Error>(()) };
 //! serve(service, listener, warm_up, stop_signal()).await?.wait().await
 //! # }

@@ -57,7 +57,7 @@ impl Service {
     /// `max_decoding_message_size` and `max_encoding_message_size` on it with
     /// [`max_message_bytes`](crate::options::ListenOptions::max_message_bytes).
     #[must_use]
-    pub fn add<S>(mut self, server: S) -> Self
+    pub fn with<S>(mut self, server: S) -> Self
     where
         S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible>
             + NamedService
