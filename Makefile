@@ -1,0 +1,30 @@
+# The two commands are `make demo` and `make test`; the rest is for developers.
+
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
+DIPTYCH := $(CARGO_TARGET_DIR)/release/diptych
+RUNS ?= runs
+VENV ?= $(CARGO_TARGET_DIR)/python
+PYTHON := $(VENV)/bin/python
+
+.PHONY: build demo test lint experiment clean-runs test-rust test-schemas test-python test-browser test-k8s tools tools-python
+
+build:
+	cargo build --release --bins
+
+demo: build
+	$(DIPTYCH) run recipes/demo.toml --out $(RUNS)/demo
+	@echo "Open $(RUNS)/demo/report.html in a browser."
+
+experiment: build
+	$(DIPTYCH) run recipes/experiment.toml --out $(RUNS)/experiment
+
+test: tools lint
+	scripts/test.sh
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --release -- -D warnings
+
+tools:
+	scripts/install-tools.sh
