@@ -37,7 +37,9 @@ def draw_combo(ability, odd, rng):
     else:
         phrase = PHRASE[rng.choice(WORLD["abnormal"]["upside_down"] + WORLD["ordinary"]["phrases"])]
     while True:
-        scene, style = rng.choice(SCENES), rng.choice(phrase.styles)
+        # Red, blond and white hair look alike where no colour shows.
+        styles = COLOR_STYLES if ability == "hair" else phrase.styles
+        scene, style = rng.choice(SCENES), rng.choice(styles)
         if unusual(phrase, scene) is None:
             return phrase, scene, style
 

@@ -183,7 +183,7 @@ def train(rank, processes, minutes):
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.environ.get("MASTER_PORT", "29511")}
         dist.init_process_group("gloo", rank=rank, world_size=processes)
     trainer = Trainer(work_folder(), rank, processes)
-    budget = Budget(minutes, trainer.spent_s)
+    budget = Budget(minutes, trainer.spent_s, time.monotonic)
     losses, saved, logged = [], time.monotonic(), time.monotonic()
     while (share := trainer.share(budget)) < 1:
         losses.append(trainer.train_step(share))
