@@ -73,7 +73,7 @@ secret Opaque service-token token
 mkdir access
 password=$(openssl rand -hex 32)
 digest=$(printf %s "$password" | openssl dgst -sha256 -r | cut -d ' ' -f 1)
-printf 'user default off\nuser diptych on #%s resetchannels ~diptych:* +@all -@admin -@dangerous\n' "$digest" \
+printf 'user default off\nuser diptych on #%s resetchannels ~diptych:* -@all +@connection +@read +@write -@dangerous\n' "$digest" \
     >access/users.acl
 printf 'rediss://diptych:%s@redis.%s.svc:6379/0' "$password" "$namespace" >access/url
 secret Opaque redis-access access/users.acl access/url
