@@ -7,6 +7,7 @@
 use std::{collections::HashMap, error::Error, fmt::Write as _, time::Duration};
 
 use opentelemetry::trace::TraceContextExt as _;
+use proto::dataset::v1::ItemFailure;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -85,6 +86,20 @@ pub fn respond<E: ServiceError + ?Sized>(error: &E) -> Status {
         .into_iter()
         .collect();
     status(&kind, error.reason(), message, metadata)
+}
+
+/// The failure of one item among others that went on. What [`respond`] hides, this hides too.
+pub fn item_failure<E: ServiceError + ?Sized>(error: &E) -> ItemFailure {
+    let status = respond(error);
+    let retryable = matches!(
+        status.code(),
+        Code::ResourceExhausted | Code::Unavailable | Code::Aborted | Code::DeadlineExceeded
+    );
+    ItemFailure {
+        reason: error.reason().to_owned(),
+        message: status.message().to_owned(),
+        retryable,
+    }
 }
 
 /// An error and all its causes in one line, each once: `cannot read a.png: no such file`.
@@ -255,4 +270,76 @@ fn hidden<E: Error + ?Sized>(error: &E) -> (String, Option<String>) {
         None => "internal error; the service's log has it".to_owned(),
     };
     (message, reference)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Failure {
+        #[error("width_px must be a multiple of 8, and 63 is not")]
+        Width,
+        #[error("cannot read /srv/secret/weights")]
+        Weights(#[source] std::io::Error),
+        #[error("the queue is full")]
+        Full,
+    }
+
+    impl ServiceError for Failure {
+        fn kind(&self) -> Kind {
+            match self {
+                Self::Width => Kind::invalid("spec.width_px", "must be a multiple of 8"),
+                Self::Weights(_) => Kind::Internal,
+                Self::Full => Kind::ResourceExhausted {
+                    retry_after: Some(Duration::from_secs(2)),
+                },
+            }
+        }
+
+        fn reason(&self) -> &'static str {
+            match self {
+                Self::Width => "BAD_WIDTH",
+                Self::Weights(_) | Self::Full => self.kind().reason(),
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_carries_its_reason_and_its_field_and_reads_as_a_sentence() {
+        let status = respond(&Failure::Width);
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(reason(&status).as_deref(), Some("BAD_WIDTH"));
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().expect("error info").domain, "diptych");
+        let bad = details.bad_request().expect("bad request");
+        assert_eq!(bad.field_violations[0].field, "spec.width_px");
+        assert_eq!(
+            explain(&status),
+            "width_px must be a multiple of 8, and 63 is not"
+        );
+
+        let full = respond(&Failure::Full);
+        assert_eq!(retry_after(&full), Some(Duration::from_secs(2)));
+        assert_eq!(explain(&full), "the queue is full (try again in 2.0 s)");
+        assert!(item_failure(&Failure::Full).retryable);
+    }
+
+    #[test]
+    fn an_internal_error_shows_nothing_of_its_inside() {
+        let error = Failure::Weights(std::io::Error::other("disk 7 is on fire"));
+        assert_eq!(
+            chain(&error),
+            "cannot read /srv/secret/weights: disk 7 is on fire"
+        );
+        let status = respond(&error);
+        assert_eq!(status.code(), Code::Internal);
+        for text in [
+            status.message(),
+            &explain(&status),
+            &item_failure(&error).message,
+        ] {
+            assert!(!text.contains("secret") && !text.contains("fire"), "{text}");
+        }
+    }
 }

@@ -43,7 +43,7 @@ mod token;
 
 pub use channel::Channel;
 pub use context::RequestContext;
-pub use error::{FieldViolation, Kind, ServiceError, explain, respond};
+pub use error::{FieldViolation, Kind, ServiceError, explain, item_failure, respond};
 pub use listen::Listener;
 pub use serve::{Handle, Service, serve, stop_signal};
 pub use start_error::StartError;

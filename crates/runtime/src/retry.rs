@@ -23,28 +23,32 @@ use crate::{context::Deadline, error::retry_after};
 /// a `request_id`. For a stream, retry the call that opens it.
 #[derive(Debug, Clone)]
 pub struct Retry {
-    /// Attempts in all, the first included.
-    pub attempts: u32,
-    /// The first wait; it doubles each time, and a random half of it is taken off.
-    pub first_delay: Duration,
-    /// The longest wait, also where the peer asks for more.
-    pub max_delay: Duration,
+    attempts: u32,
+    first_delay: Duration,
+    max_delay: Duration,
     budget: Arc<Budget>,
 }
 
 impl Default for Retry {
     /// Four attempts, from 50 ms to 2 s.
     fn default() -> Self {
-        Self {
-            attempts: 4,
-            first_delay: Duration::from_millis(50),
-            max_delay: Duration::from_secs(2),
-            budget: Arc::default(),
-        }
+        Self::new(4, Duration::from_millis(50), Duration::from_secs(2))
     }
 }
 
 impl Retry {
+    /// A policy of so many attempts in all, the first included. The wait begins at `first_delay`,
+    /// doubles each time, has up to a random half taken off, and never passes `max_delay`, also
+    /// where the peer asks for more.
+    pub fn new(attempts: u32, first_delay: Duration, max_delay: Duration) -> Self {
+        Self {
+            attempts,
+            first_delay,
+            max_delay,
+            budget: Arc::default(),
+        }
+    }
+
     /// Calls until it succeeds, fails for good, or the policy ends it. The last status is returned
     /// as it came.
     ///
@@ -128,11 +132,7 @@ mod tests {
     use super::*;
 
     fn quick() -> Retry {
-        Retry {
-            attempts: 3,
-            first_delay: Duration::ZERO,
-            ..Retry::default()
-        }
+        Retry::new(3, Duration::ZERO, Duration::ZERO)
     }
 
     #[tokio::test]

@@ -235,9 +235,9 @@ mod tests {
             })
             .await;
         assert!(failed.is_err());
-        let value =
-            cache.get_or_compute(&key("b"), async { Ok::<_, ()>(Bytes::from_static(b"b")) });
-        assert_eq!(value.await.expect("computed"), "b");
+        let compute = async { Ok::<_, ()>(Bytes::from_static(b"b")) };
+        let value = cache.get_or_compute(&key("b"), compute).await;
+        assert_eq!(value.expect("computed"), "b");
     }
 
     #[tokio::test]

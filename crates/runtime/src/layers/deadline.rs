@@ -47,6 +47,7 @@ impl Step for Deadline {
         let mut limits = Limits {
             expiry: Box::pin(tokio::time::sleep_until(deadline.into())),
             killed: Box::pin(self.killed.clone().cancelled_owned()),
+            trace: trace.clone(),
             _cancel_on_drop: context.cancelled.clone().drop_guard(),
         };
         request.extensions_mut().insert(context);
@@ -81,6 +82,8 @@ const TICK: Duration = Duration::from_millis(1);
 struct Limits {
     expiry: Pin<Box<Sleep>>,
     killed: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// The current context of the handler, and of its stream: onward calls of both look there.
+    trace: Context,
     _cancel_on_drop: DropGuard,
 }
 
@@ -128,6 +131,7 @@ impl http_body::Body for Limited {
             this.limits = None;
             return Poll::Ready(Some(Ok(trailers(&status))));
         }
+        let _current = limits.trace.clone().attach();
         Pin::new(inner).poll_frame(context)
     }
 

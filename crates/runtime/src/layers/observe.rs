@@ -158,8 +158,6 @@ impl http_body::Body for Watched {
         mut self: Pin<&mut Self>,
         context: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        // A streaming handler runs inside its body: its onward calls belong to this trace too.
-        let _current = self.call.context.clone().attach();
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {

@@ -1,0 +1,117 @@
+use std::sync::{Arc, Mutex};
+
+use opentelemetry::trace::{SpanId, SpanKind};
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    trace::{SdkTracerProvider, SpanData, SpanExporter},
+};
+use proto::promptgen::v1::promptgen_service_client::PromptgenServiceClient;
+use runtime::{Channel, Telemetry, options::ClientOptions};
+
+use crate::stage::{SERVICE, Stage, ability, listen, prompts, start_as};
+
+/// Services in one process keep their own names in one trace.
+#[tokio::test]
+async fn one_trace_goes_through_every_service_under_its_own_name() {
+    let spans = Spans::default();
+    let client = spans.telemetry("orchestrator");
+    let (behind, mut behind_seen) = Stage::new();
+    let behind = start_as(behind, &listen(), &spans.telemetry("diffusion")).await;
+    let telemetry = spans.telemetry("promptgen");
+    let (front, _seen) = Stage::new();
+    let front = front.with_onward(connect(&behind.endpoint(), &telemetry));
+    let front = start_as(front, &listen(), &telemetry).await;
+    let mut caller = connect(&front.endpoint(), &client);
+
+    client
+        .in_span("run", async {
+            caller.get_ability(ability("onward")).await.expect("served");
+            let stream = caller
+                .generate_prompts(prompts("onward"))
+                .await
+                .expect("a stream");
+            let mut stream = stream.into_inner();
+            while stream.message().await.expect("no error").is_some() {}
+        })
+        .await;
+    behind_seen.recv().await.expect("the first onward call");
+    front.stop();
+    behind.stop();
+    front.wait().await.expect("a clean end");
+    behind.wait().await.expect("a clean end");
+
+    let spans = spans.taken();
+    let run = spans
+        .iter()
+        .find(|(_, span)| span.name == "run")
+        .expect("the root");
+    let trace = run.1.span_context.trace_id();
+    assert_eq!(run.1.parent_span_id, SpanId::INVALID);
+    for method in ["GetAbility", "GeneratePrompts"] {
+        let name = format!("{SERVICE}/{method}");
+        let down = |parent: &SpanData, service: &str, kind: SpanKind, name: &str| {
+            let child = spans.iter().find(|(of, span)| {
+                of == service
+                    && span.span_kind == kind
+                    && span.name == name
+                    && span.parent_span_id == parent.span_context.span_id()
+            });
+            child
+                .unwrap_or_else(|| panic!("{service} has no {kind:?} span {name}: {spans:#?}"))
+                .1
+                .clone()
+        };
+        let sent = down(&run.1, "orchestrator", SpanKind::Client, &name);
+        let served = down(&sent, "promptgen", SpanKind::Server, &name);
+        let onward = format!("{SERVICE}/GetAbility");
+        let sent = down(&served, "promptgen", SpanKind::Client, &onward);
+        down(&sent, "diffusion", SpanKind::Server, &onward);
+    }
+    assert_eq!(spans.len(), 9, "nothing else is traced: {spans:#?}");
+    assert!(
+        spans
+            .iter()
+            .all(|(_, span)| span.span_context.trace_id() == trace)
+    );
+}
+
+fn connect(endpoint: &str, telemetry: &Telemetry) -> PromptgenServiceClient<Channel> {
+    let options = ClientOptions::default();
+    let channel = Channel::lazy("promptgen", endpoint, &options, telemetry).expect("an endpoint");
+    PromptgenServiceClient::new(channel)
+}
+
+/// Ended spans with the name of the service that made them.
+#[derive(Debug, Clone, Default)]
+struct Spans(Arc<Mutex<Vec<(String, SpanData)>>>);
+
+impl Spans {
+    fn telemetry(&self, service: &str) -> Telemetry {
+        let exporter = Exporter {
+            service: service.to_owned(),
+            spans: self.clone(),
+        };
+        let provider = SdkTracerProvider::builder()
+            .with_simple_exporter(exporter)
+            .build();
+        Telemetry::with_provider(service, provider)
+    }
+
+    fn taken(&self) -> Vec<(String, SpanData)> {
+        std::mem::take(&mut self.0.lock().expect("no panic"))
+    }
+}
+
+#[derive(Debug)]
+struct Exporter {
+    service: String,
+    spans: Spans,
+}
+
+impl SpanExporter for Exporter {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let named = batch.into_iter().map(|span| (self.service.clone(), span));
+        self.spans.0.lock().expect("no panic").extend(named);
+        Ok(())
+    }
+}
