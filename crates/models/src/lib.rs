@@ -1,1 +1,19 @@
 //! Mathematics on candle.
+
+pub mod ops;
+pub mod threads;
+pub mod weights;
+
+pub mod checkpoint;
+pub mod clip_image;
+pub mod clip_vision;
+pub mod conversation;
+pub mod generate;
+pub mod llama;
+pub mod llava;
+pub mod llava_error;
+pub mod llava_tokenizer;
+pub mod loss;
+pub mod optim;
+pub mod parameter;
+pub mod projector;

@@ -1,0 +1,254 @@
+//! Pictures to normalised pixels, as `CLIPImageProcessor` on Pillow does it, to the same level.
+//!
+//! Pillow resizes in two passes with 22-bit fixed-point weights and rounds to 8 bits between them;
+//! so does this. `pad` is LLaVA's `expand2square` before it, `square` the plain centre crop.
+
+use std::path::Path;
+
+use image::{Rgb, RgbImage};
+use serde::Deserialize;
+
+use crate::llava_error::Error;
+
+/// Bits behind the binary point of Pillow's weights: 32 − 8 − 2.
+const PRECISION_BITS: u32 = 22;
+
+/// `preprocessor_config.json`.
+#[derive(Debug, Clone)]
+pub struct ImagePreprocessor {
+    resize_px: u32,
+    crop_px: u32,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+impl ImagePreprocessor {
+    /// Reads `preprocessor_config.json` in `folder`.
+    ///
+    /// # Errors
+    /// Names the file and what in it cannot be used.
+    pub fn load(folder: &Path) -> Result<Self, Error> {
+        let path = folder.join("preprocessor_config.json");
+        let file: File = crate::checkpoint::read_json(&path)?;
+        let bad = |reason: &str| Error::Config {
+            path: path.clone(),
+            reason: reason.into(),
+        };
+        let resize_px = file
+            .size
+            .side()
+            .ok_or_else(|| bad("`size` must be a side of at least 1 pixel"))?;
+        let crop_px = file.crop_size.unwrap_or(file.size).side();
+        let crop_px =
+            crop_px.ok_or_else(|| bad("`crop_size` must be a side of at least 1 pixel"))?;
+        if crop_px > resize_px || resize_px > 4096 {
+            return Err(bad("`crop_size` exceeds `size`, or `size` exceeds 4096"));
+        }
+        if file.resample != 3 {
+            return Err(bad("`resample` must be 3 (bicubic)"));
+        }
+        if file.image_std.iter().any(|&s| s <= 0.0) {
+            return Err(bad("`image_std` must be positive"));
+        }
+        Ok(Self {
+            resize_px,
+            crop_px,
+            mean: file.image_mean,
+            std: file.image_std,
+        })
+    }
+
+    /// Side of the result, in pixels.
+    pub fn side_px(&self) -> usize {
+        self.crop_px as usize
+    }
+
+    /// Shortest edge to size, centre crop: normalised (3, side, side).
+    pub fn square(&self, picture: &RgbImage) -> Vec<f32> {
+        self.normalise(&self.resize_and_crop(picture))
+    }
+
+    /// Padded with the mean colour to a square first: normalised (3, side, side).
+    pub fn pad(&self, picture: &RgbImage) -> Vec<f32> {
+        self.normalise(&self.resize_and_crop(&self.expand_to_square(picture)))
+    }
+
+    fn expand_to_square(&self, picture: &RgbImage) -> RgbImage {
+        let (width, height) = picture.dimensions();
+        if width == height {
+            return picture.clone();
+        }
+        let side = width.max(height);
+        let background = Rgb(self.mean.map(|m| (f64::from(m) * 255.0) as u8));
+        let mut out = RgbImage::from_pixel(side, side, background);
+        let (left, top) = ((side - width) / 2, (side - height) / 2);
+        image::imageops::replace(&mut out, picture, i64::from(left), i64::from(top));
+        out
+    }
+
+    fn resize_and_crop(&self, picture: &RgbImage) -> RgbImage {
+        let picture = &within_aspect(picture);
+        let (width, height) = picture.dimensions();
+        let long = |edge: u32| {
+            (u64::from(self.resize_px) * u64::from(edge) / u64::from(width.min(height))) as u32
+        };
+        let (new_width, new_height) = match width <= height {
+            true => (self.resize_px, long(height)),
+            false => (long(width), self.resize_px),
+        };
+        let resized = resize_bicubic(picture, new_width, new_height);
+        let (left, top) = (
+            (new_width - self.crop_px) / 2,
+            (new_height - self.crop_px) / 2,
+        );
+        image::imageops::crop_imm(&resized, left, top, self.crop_px, self.crop_px).to_image()
+    }
+
+    fn normalise(&self, picture: &RgbImage) -> Vec<f32> {
+        let area = (self.crop_px * self.crop_px) as usize;
+        let mut out = vec![0f32; 3 * area];
+        for (index, pixel) in picture.pixels().enumerate() {
+            for channel in 0..3 {
+                let value = f32::from(pixel.0[channel]) / 255.0;
+                out[channel * area + index] = (value - self.mean[channel]) / self.std[channel];
+            }
+        }
+        out
+    }
+}
+
+/// The middle of a picture more than 32 times as long as wide: its resized form would have no bound,
+/// and the crop keeps none of the rest.
+fn within_aspect(picture: &RgbImage) -> std::borrow::Cow<'_, RgbImage> {
+    let (width, height) = picture.dimensions();
+    let limit = 32 * width.min(height);
+    if width.max(height) <= limit {
+        return std::borrow::Cow::Borrowed(picture);
+    }
+    let (new_width, new_height) = (width.min(limit), height.min(limit));
+    let (left, top) = ((width - new_width) / 2, (height - new_height) / 2);
+    std::borrow::Cow::Owned(
+        image::imageops::crop_imm(picture, left, top, new_width, new_height).to_image(),
+    )
+}
+
+/// Decodes a PNG or JPEG file's bytes to RGB; an alpha channel is dropped, as Pillow's
+/// `convert("RGB")` does.
+///
+/// # Errors
+/// The decoder's.
+pub fn decode_rgb(bytes: &[u8]) -> Result<RgbImage, image::ImageError> {
+    let mut reader = image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format()?;
+    // A picture of 64 million pixels is more than any vision tower looks at.
+    let mut limits = image::Limits::default();
+    limits.max_image_width = Some(16_384);
+    limits.max_image_height = Some(16_384);
+    limits.max_alloc = Some(256 << 20);
+    reader.limits(limits);
+    Ok(reader.decode()?.to_rgb8())
+}
+
+/// Pillow's bicubic resize (a = −0.5, support scaled by the downsize ratio), bit for bit.
+pub fn resize_bicubic(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
+    let (width, height) = (width.max(1), height.max(1));
+    let (old_width, old_height) = picture.dimensions();
+    let mut current = picture.clone();
+    if width != old_width {
+        let taps = Taps::new(old_width, width);
+        let row = |x: u32, y: u32| taps.apply(x, |source| current.get_pixel(source, y).0);
+        current = RgbImage::from_fn(width, old_height, row);
+    }
+    if height != old_height {
+        let taps = Taps::new(old_height, height);
+        let column = |x: u32, y: u32| taps.apply(y, |source| current.get_pixel(x, source).0);
+        current = RgbImage::from_fn(width, height, column);
+    }
+    current
+}
+
+/// Which source pixels make a target pixel, and their fixed-point weights.
+struct Taps(Vec<(u32, Vec<i32>)>);
+
+impl Taps {
+    fn new(from: u32, to: u32) -> Self {
+        let scale = f64::from(from) / f64::from(to);
+        let filter_scale = scale.max(1.0);
+        let support = 2.0 * filter_scale;
+        let taps = (0..to).map(|target| {
+            let centre = (f64::from(target) + 0.5) * scale;
+            let first = ((centre - support + 0.5) as i64).max(0);
+            let end = ((centre + support + 0.5) as i64).min(i64::from(from));
+            let weight = |x: i64| cubic((x as f64 - centre + 0.5) / filter_scale);
+            let weights: Vec<f64> = (first..end).map(weight).collect();
+            let total: f64 = weights.iter().sum();
+            let fixed = |w: &f64| {
+                let scaled = w / total * f64::from(1u32 << PRECISION_BITS);
+                (if scaled < 0.0 {
+                    scaled - 0.5
+                } else {
+                    scaled + 0.5
+                }) as i32
+            };
+            (first as u32, weights.iter().map(fixed).collect())
+        });
+        Self(taps.collect())
+    }
+
+    fn apply(&self, target: u32, source: impl Fn(u32) -> [u8; 3]) -> Rgb<u8> {
+        let (first, weights) = &self.0[target as usize];
+        let mut sums = [1i32 << (PRECISION_BITS - 1); 3];
+        for (offset, weight) in weights.iter().enumerate() {
+            let pixel = source(first + offset as u32);
+            for channel in 0..3 {
+                sums[channel] += i32::from(pixel[channel]) * weight;
+            }
+        }
+        Rgb(sums.map(|sum| (sum >> PRECISION_BITS).clamp(0, 255) as u8))
+    }
+}
+
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    match x {
+        x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
+        x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
+        _ => 0.0,
+    }
+}
+
+#[derive(Deserialize)]
+struct File {
+    size: Size,
+    crop_size: Option<Size>,
+    #[serde(default = "bicubic")]
+    resample: u32,
+    image_mean: [f32; 3],
+    image_std: [f32; 3],
+}
+
+fn bicubic() -> u32 {
+    3
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(untagged)]
+enum Size {
+    Side(u32),
+    ShortestEdge { shortest_edge: u32 },
+    Box { height: u32, width: u32 },
+}
+
+impl Size {
+    fn side(self) -> Option<u32> {
+        let side = match self {
+            Self::Side(side)
+            | Self::ShortestEdge {
+                shortest_edge: side,
+            } => side,
+            Self::Box { height, width } if height == width => height,
+            Self::Box { .. } => return None,
+        };
+        (side > 0).then_some(side)
+    }
+}
