@@ -187,13 +187,16 @@ impl Peer {
         if cause.contains("Timeout expired") {
             return self.late();
         }
-        let text = match is_connect(error) {
-            true => format!(
-                "cannot reach {name} at {endpoint}: {cause}; start it, or correct --endpoints"
-            ),
-            false => format!(
-                "the connection to {name} at {endpoint} broke: {cause} (a server that asks for a client certificate does this too: --client-cert-file)"
-            ),
+        let text = if is_connect(error) {
+            format!("cannot reach {name} at {endpoint}: {cause}; start it, or correct --endpoints")
+        } else if cause.contains("peer certificate") {
+            format!("cannot trust {name} at {endpoint}: {cause}; is --ca-file its authority?")
+        } else if endpoint.starts_with("https") {
+            format!(
+                "the connection to {name} at {endpoint} broke: {cause}; if it asks for a client certificate, pass --client-cert-file"
+            )
+        } else {
+            format!("the connection to {name} at {endpoint} broke: {cause}")
         };
         plain(&Kind::Unavailable { retry_after: None }, text)
     }

@@ -232,3 +232,47 @@ impl Default for CacheOptions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Everything {
+        #[command(flatten)]
+        listen: ListenOptions,
+        #[command(flatten)]
+        client: ClientOptions,
+        #[command(flatten)]
+        telemetry: TelemetryOptions,
+        #[command(flatten)]
+        cache: CacheOptions,
+        #[command(flatten)]
+        artefacts: ArtefactOptions,
+    }
+
+    #[test]
+    fn all_blocks_fit_into_one_command_line_and_say_what_they_miss() {
+        let parse = |line: &str| Everything::try_parse_from(line.split_whitespace());
+        let options = parse("x --listen 0.0.0.0:50052 --artefact-root /a --artefact-root /b");
+        let options = options.expect("a valid line");
+        assert_eq!(
+            options.listen.max_message_bytes,
+            ListenOptions::default().max_message_bytes
+        );
+        assert_eq!(
+            options.client.connect_timeout_ms,
+            ClientOptions::default().connect_timeout_ms
+        );
+        assert_eq!(
+            options.cache.cache_max_bytes,
+            CacheOptions::default().cache_max_bytes
+        );
+        assert_eq!(options.telemetry.log_format, LogFormat::Auto);
+        assert_eq!(options.artefacts.artefact_roots.len(), 2);
+        let error = parse("x --tls-cert-file a.pem").expect_err("the key is missing");
+        assert!(error.to_string().contains("--tls-key-file"), "{error}");
+    }
+}

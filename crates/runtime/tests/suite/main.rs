@@ -1,5 +1,10 @@
 //! The runtime over real sockets, with a small service of the suite's own schema.
 
+#![allow(
+    clippy::panic,
+    reason = "a test fails by it, and some handlers do it on purpose"
+)]
+
 mod stage;
 
 mod cache;

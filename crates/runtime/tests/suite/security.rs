@@ -53,6 +53,10 @@ async fn tls_needs_the_right_authority_and_mtls_a_client_certificate() {
         .await;
     let refused = refused.expect_err("no certificate");
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(
+        refused.message().contains("--client-cert-file"),
+        "{refused}"
+    );
     let (cert, key) = server_ca.issue("stranger");
     let stranger = ClientOptions {
         client_cert_file: Some(cert),
@@ -71,7 +75,7 @@ async fn tls_needs_the_right_authority_and_mtls_a_client_certificate() {
         .get_ability(ability(""))
         .await;
     let refused = refused.expect_err("another authority");
-    assert!(refused.message().contains("cannot reach"), "{refused}");
+    assert!(refused.message().contains("cannot trust"), "{refused}");
 
     // Probes bring no certificate: the second port is plaintext.
     let second = handle.health_addr().expect("a second port");

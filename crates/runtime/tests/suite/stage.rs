@@ -133,7 +133,11 @@ impl PromptgenService for Stage {
         Ok(Response::new(Box::pin(async_stream::try_stream! {
             yield GeneratePromptsResponse::default();
             match wanted.as_str() {
-                "panic" => panic!("as asked"),
+                "panic" => {
+                    // tonic sends what it has when the stream pauses; the first message is out.
+                    tokio::task::yield_now().await;
+                    panic!("as asked");
+                }
                 "onward" => {
                     let mut client = stage.onward.clone().expect("a second service");
                     client.get_ability(ability("remaining")).await?;

@@ -1,14 +1,29 @@
 use std::sync::{Arc, Mutex};
 
 use opentelemetry::trace::{SpanId, SpanKind};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::any_value::Value,
+};
 use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{SdkTracerProvider, SpanData, SpanExporter},
 };
 use proto::promptgen::v1::promptgen_service_client::PromptgenServiceClient;
-use runtime::{Channel, Telemetry, options::ClientOptions};
+use runtime::{
+    Channel, Telemetry,
+    options::{ClientOptions, TelemetryOptions},
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tonic::{
+    Request, Response, Status,
+    transport::{Server, server::TcpIncoming},
+};
 
-use crate::stage::{SERVICE, Stage, ability, listen, prompts, start_as};
+use crate::stage::{SERVICE, Stage, ability, listen, prompts, soon, start_as};
 
 /// Services in one process keep their own names in one trace.
 #[tokio::test]
@@ -73,6 +88,57 @@ async fn one_trace_goes_through_every_service_under_its_own_name() {
             .iter()
             .all(|(_, span)| span.span_context.trace_id() == trace)
     );
+}
+
+/// Real export over OTLP, and nothing is lost at the end.
+#[tokio::test]
+async fn spans_reach_an_otlp_receiver_with_the_name_of_their_service() {
+    let (arrived, mut seen) = mpsc::unbounded_channel();
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let endpoint = format!("http://{}", socket.local_addr().expect("an address"));
+    let receiver = TraceServiceServer::new(Receiver(arrived));
+    let server = Server::builder().add_service(receiver);
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(socket)));
+
+    let options = TelemetryOptions {
+        otlp_endpoint: Some(endpoint),
+        ..Default::default()
+    };
+    for name in ["diffusion", "eval"] {
+        let telemetry = Telemetry::start(&options, name).expect("it starts");
+        telemetry.in_span("work", async {}).await;
+        telemetry.shutdown().await;
+        let (service, spans) = soon(seen.recv()).await.expect("spans arrive");
+        assert_eq!(
+            (service.as_str(), spans.as_slice()),
+            (name, &["work".to_owned()][..])
+        );
+    }
+}
+
+struct Receiver(mpsc::UnboundedSender<(String, Vec<String>)>);
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        for group in request.into_inner().resource_spans {
+            let attributes = group.resource.expect("a resource").attributes;
+            let name = attributes
+                .into_iter()
+                .find(|attribute| attribute.key == "service.name");
+            let name = name.and_then(|attribute| attribute.value?.value);
+            let Some(Value::StringValue(name)) = name else {
+                panic!("{name:?}")
+            };
+            let spans = group.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            let spans = spans.map(|span| span.name).collect();
+            self.0.send((name, spans)).expect("the test listens");
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
 }
 
 fn connect(endpoint: &str, telemetry: &Telemetry) -> PromptgenServiceClient<Channel> {
