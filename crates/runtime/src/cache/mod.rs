@@ -169,6 +169,14 @@ impl Cache {
         self.local.insert(name, value).await;
     }
 
+    /// Asks the shared tier whether it is there: `None` without one, else what is wrong with it.
+    pub async fn ping(&self) -> Option<Result<(), String>> {
+        match &self.shared {
+            Some(shared) => Some(shared.ping().await),
+            None => None,
+        }
+    }
+
     async fn fill<F, E>(&self, kind: Kind, name: &str, compute: F) -> Result<Bytes, E>
     where
         F: Future<Output = Result<Bytes, E>>,

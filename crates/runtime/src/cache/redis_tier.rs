@@ -70,6 +70,18 @@ impl RedisTier {
         let _lost_write_is_a_later_miss = self.run::<()>(kind, &command).await;
     }
 
+    /// Asks Redis for an answer, past the breaker.
+    pub(super) async fn ping(&self) -> Result<(), String> {
+        let mut connection = self.connection.clone();
+        let command = redis::cmd("PING");
+        let answer = command.query_async::<String>(&mut connection);
+        match tokio::time::timeout(self.timeout * 2, answer).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
+        }
+    }
+
     async fn run<T: redis::FromRedisValue>(&self, kind: Kind, command: &redis::Cmd) -> Option<T> {
         if !self.breaker().admits(Instant::now()) {
             count(kind, "redis", "skipped");
