@@ -17,3 +17,15 @@ pub mod loss;
 pub mod optim;
 pub mod parameter;
 pub mod projector;
+
+pub mod blocks;
+pub mod clip;
+pub mod clip_text;
+pub mod clip_tokenizer;
+pub mod config;
+pub mod prompt_weighting;
+pub mod scheduler;
+pub mod stable_diffusion;
+pub mod torch_rng;
+pub mod unet;
+pub mod vae;

@@ -177,6 +177,14 @@ impl Weights {
         self.entries.keys().map(String::as_str)
     }
 
+    /// Numbers in all tensors.
+    pub fn parameter_count(&self) -> u64 {
+        self.entries
+            .values()
+            .map(|entry| entry.shape.iter().product::<usize>() as u64)
+            .sum()
+    }
+
     /// Whether the file has a tensor `key` (behind the optional prefix).
     pub fn contains(&self, key: &str) -> bool {
         self.find(key).is_some()
@@ -360,6 +368,37 @@ pub fn checkpoint_sha256(folder: &Path, files: &[PathBuf]) -> Result<String, Err
         whole.update(format!("{}  {name}\n", hex(&digest)));
     }
     Ok(hex(&whole.finalize()))
+}
+
+/// [`checkpoint_sha256`] of the files in `folder` itself that decide a model's answers.
+///
+/// # Errors
+/// [`Error::Read`].
+pub fn folder_sha256(folder: &Path) -> Result<String, Error> {
+    checkpoint_sha256(folder, &deciding_files(folder)?)
+}
+
+/// Configuration, vocabulary and weights in `folder`, not below it.
+///
+/// # Errors
+/// [`Error::Read`].
+pub fn deciding_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let read = |source| Error::Read {
+        file: folder.to_path_buf(),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(read)? {
+        let path = entry.map_err(read)?.path();
+        let kind = path
+            .extension()
+            .and_then(|e| e.to_str())
+            .unwrap_or_default();
+        if path.is_file() && ["json", "safetensors", "txt"].contains(&kind) {
+            files.push(path);
+        }
+    }
+    Ok(files)
 }
 
 /// Lower-case hexadecimal.

@@ -15,3 +15,12 @@ pub use gelu::gelu;
 pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
 pub use rope::rope;
+
+pub mod conv;
+pub mod geglu;
+pub mod group_norm;
+pub mod packed_attention;
+pub(crate) mod pointwise;
+pub mod product;
+pub mod simd;
+pub(crate) mod values;
