@@ -123,6 +123,7 @@ where
         draining: CancellationToken::new(),
         killed: CancellationToken::new(),
         drain_timeout: listener.options.drain_timeout(),
+        telemetry: service.telemetry.clone(),
         name: name.clone(),
     };
     let servers = Servers::start(service, listener, &life)?;
@@ -334,6 +335,7 @@ struct Life {
     draining: CancellationToken,
     killed: CancellationToken,
     drain_timeout: Duration,
+    telemetry: Telemetry,
     name: String,
 }
 
@@ -352,6 +354,7 @@ impl Life {
         tracing::info!(service = self.name, "draining");
         self.draining.cancel();
         self.drain(servers).await;
+        self.telemetry.flush().await;
         tracing::info!(service = self.name, "stopped");
         ended
     }

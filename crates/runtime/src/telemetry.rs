@@ -111,6 +111,14 @@ impl Telemetry {
         result
     }
 
+    /// Sends what is still waiting. A service does this itself when it has stopped.
+    pub async fn flush(&self) {
+        let provider = self.provider.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || provider.force_flush()).await {
+            tracing::warn!(%error, "some spans were not exported");
+        }
+    }
+
     /// Sends what is still waiting and ends the export. Spans after this are lost.
     pub async fn shutdown(&self) {
         let provider = self.provider.clone();

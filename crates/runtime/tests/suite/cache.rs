@@ -32,7 +32,10 @@ async fn redis_is_shared_and_its_loss_changes_nothing_but_speed() {
     let ttl = redis.command::<i64>("PTTL", &[&names[0]]).await;
     assert!(ttl > 0 && ttl <= 60_000, "{ttl}");
 
+    assert_eq!(one.ping().await, Some(Ok(())));
+
     redis.signal("KILL");
+    assert!(matches!(soon(one.ping()).await, Some(Err(_))));
     let began = Instant::now();
     for index in 0..50 {
         let text = format!("after the loss {index}");

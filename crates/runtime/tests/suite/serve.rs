@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 
+use proto::promptgen::v1::{GetCapabilitiesRequest, ListAbilitiesRequest};
 use runtime::{Listener, StartError, Telemetry, options::ListenOptions};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -296,9 +297,13 @@ async fn the_second_port_shows_metrics_by_method_and_nothing_of_unknown_ones() {
     let (stage, _seen) = Stage::new();
     let handle = start(stage, &listen()).await;
     let mut client = client(&handle.endpoint());
-    client.get_ability(ability("")).await.expect("served");
+    // Two methods that no other test calls: metrics are the process's, and it may run them all.
     client
-        .get_ability(ability("fail"))
+        .get_capabilities(GetCapabilitiesRequest {})
+        .await
+        .expect("served");
+    client
+        .list_abilities(ListAbilitiesRequest::default())
         .await
         .expect_err("fails");
     let channel = tonic::transport::Endpoint::from_shared(handle.endpoint())
@@ -318,13 +323,13 @@ async fn the_second_port_shows_metrics_by_method_and_nothing_of_unknown_ones() {
     let _gauge = runtime::prometheus::QueueDepth::new("promptgen", "device");
 
     let page = metrics(&handle).await;
-    let count = |code: &str| {
+    let count = |method: &str, code: &str| {
         format!(
-            "rpc_server_call_duration_seconds_count{{rpc_service=\"{SERVICE}\",rpc_method=\"GetAbility\",rpc_response_status_code=\"{code}\"}} 1"
+            "rpc_server_call_duration_seconds_count{{rpc_service=\"{SERVICE}\",rpc_method=\"{method}\",rpc_response_status_code=\"{code}\"}} 1"
         )
     };
-    assert!(page.contains(&count("OK")), "{page}");
-    assert!(page.contains(&count("INTERNAL")), "{page}");
+    assert!(page.contains(&count("GetCapabilities", "OK")), "{page}");
+    assert!(page.contains(&count("ListAbilities", "INTERNAL")), "{page}");
     assert!(
         page.contains("diptych_queue_depth{service=\"promptgen\",queue=\"device\"} 0"),
         "{page}"

@@ -97,7 +97,7 @@ impl PromptgenService for Stage {
         &self,
         _: Request<ListAbilitiesRequest>,
     ) -> Result<Response<ListAbilitiesResponse>, Status> {
-        Err(Status::unimplemented("not on this stage"))
+        Err(runtime::respond(&Failure("secretly")))
     }
 
     async fn get_ability(
@@ -112,7 +112,6 @@ impl PromptgenService for Stage {
                 self.release.notified().await;
             }
             "panic" => panic!("as asked"),
-            "fail" => return Err(runtime::respond(&Failure("secretly"))),
             "remaining" => self.tell(Event::Remaining(context.remaining())),
             "onward" => {
                 let mut client = self.onward.clone().expect("a second service");
