@@ -72,7 +72,7 @@ pub struct Picture {
     /// The encoded file; base64 in JSON.
     #[serde(with = "base64_bytes")]
     pub data: Vec<u8>,
-    /// Width in pixels; 0 when not known.
+    /// Width in pixels; 0 when not known (a PNG's is then read from its header).
     pub width_px: u32,
     /// What can be seen, for who cannot see it; usually the prompt.
     pub alt: String,

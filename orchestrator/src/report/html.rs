@@ -56,7 +56,7 @@ pub(super) fn picture(picture: &Picture, class: &str) -> String {
         );
     }
     // Small pictures are shown with their pixels; larger ones look better smoothed.
-    let scaling = if (1..=128).contains(&picture.width_px) {
+    let scaling = if (1..=128).contains(&width_px(picture)) {
         " pixels"
     } else {
         ""
@@ -67,6 +67,16 @@ pub(super) fn picture(picture: &Picture, class: &str) -> String {
         picture.media_type,
         STANDARD.encode(&picture.data)
     )
+}
+
+/// The width as told, else as a PNG's header says; 0 when neither is known.
+fn width_px(picture: &Picture) -> u32 {
+    match picture.data.get(16..20).map(<[u8; 4]>::try_from) {
+        Some(Ok(bytes)) if picture.width_px == 0 && picture.data.starts_with(b"\x89PNG") => {
+            u32::from_be_bytes(bytes)
+        }
+        _ => picture.width_px,
+    }
 }
 
 /// A part that is folded away until it is asked for. `body` is HTML.
