@@ -168,35 +168,12 @@ impl Llava {
     /// # Errors
     /// Names the file, and the field or tensor, that is missing, unexpected or wrong.
     pub fn load(folder: &Path) -> Result<Self, Error> {
-        let path = folder.join("config.json");
-        let mut config: LlavaConfig = crate::checkpoint::read_json(&path)?;
-        config
-            .check()
-            .map_err(|reason| Error::Config { path, reason })?;
-        let expected = Expected {
-            image_token: config.image_token_index,
-            vocab_size: config.text_config.vocab_size,
-            begin_token: config.text_config.bos_token_id,
-            end_token: config
-                .text_config
-                .stop_tokens()
-                .first()
-                .copied()
-                .unwrap_or(2),
-        };
-        let tokenizer = LlavaTokenizer::load(folder, expected)?;
-        let preprocessor = ImagePreprocessor::load(folder)?;
-        if preprocessor.side_px() != config.vision_config.image_size {
-            let reason = format!(
-                "`crop_size` is not the tower's image_size {}",
-                config.vision_config.image_size
-            );
-            return Err(Error::Config {
-                path: folder.join("preprocessor_config.json"),
-                reason,
-            });
-        }
-        let weights = Weights::open_in(folder, &["model"])?;
+        let Parts {
+            mut config,
+            tokenizer,
+            preprocessor,
+            weights,
+        } = Parts::open(folder)?;
         let has = |name: &str| key_names(name).iter().any(|key| weights.contains(key));
         config.text_config.tie_word_embeddings = (config.tie_word_embeddings
             || config.text_config.tie_word_embeddings)
@@ -226,6 +203,26 @@ impl Llava {
             language,
             tokenizer,
             preprocessor,
+        })
+    }
+
+    /// Looks at a directory without reading its weights: whether [`Llava::load`] would find a
+    /// configuration it supports, a tokenizer that fits, and whole weight files.
+    ///
+    /// # Errors
+    /// Those of [`Llava::load`] that show without reading tensors.
+    pub fn inspect(folder: &Path) -> Result<Inspected, Error> {
+        let Parts {
+            config, weights, ..
+        } = Parts::open(folder)?;
+        let count = |key: &str| {
+            weights
+                .shape(key)
+                .map_or(0, |shape| shape.iter().product::<usize>() as u64)
+        };
+        Ok(Inspected {
+            parameter_count: weights.keys().map(count).sum(),
+            config,
         })
     }
 
@@ -405,6 +402,63 @@ impl Llava {
             lengths: layout.lengths.into(),
             targets: layout.targets.into(),
             features: Tensor::from_vec(features, (rows, width), &Device::Cpu)?,
+        })
+    }
+}
+
+/// What [`Llava::inspect`] found.
+#[derive(Debug, Clone)]
+pub struct Inspected {
+    /// The configuration.
+    pub config: LlavaConfig,
+    /// Numbers in all tensors.
+    pub parameter_count: u64,
+}
+
+/// A directory opened and checked, tensors not yet read.
+struct Parts {
+    config: LlavaConfig,
+    tokenizer: LlavaTokenizer,
+    preprocessor: ImagePreprocessor,
+    weights: Weights,
+}
+
+impl Parts {
+    fn open(folder: &Path) -> Result<Self, Error> {
+        let path = folder.join("config.json");
+        let config: LlavaConfig = crate::checkpoint::read_json(&path)?;
+        config
+            .check()
+            .map_err(|reason| Error::Config { path, reason })?;
+        let expected = Expected {
+            image_token: config.image_token_index,
+            vocab_size: config.text_config.vocab_size,
+            begin_token: config.text_config.bos_token_id,
+            end_token: config
+                .text_config
+                .stop_tokens()
+                .first()
+                .copied()
+                .unwrap_or(2),
+        };
+        let tokenizer = LlavaTokenizer::load(folder, expected)?;
+        let preprocessor = ImagePreprocessor::load(folder)?;
+        if preprocessor.side_px() != config.vision_config.image_size {
+            let reason = format!(
+                "`crop_size` is not the tower's image_size {}",
+                config.vision_config.image_size
+            );
+            return Err(Error::Config {
+                path: folder.join("preprocessor_config.json"),
+                reason,
+            });
+        }
+        let weights = Weights::open_in(folder, &["model"])?;
+        Ok(Self {
+            config,
+            tokenizer,
+            preprocessor,
+            weights,
         })
     }
 }
