@@ -1,0 +1,203 @@
+//! What training data holds: a benchmark shares no prompt and no picture with it, nor a picture
+//! that is nearly the same.
+
+use std::{collections::HashSet, path::Path};
+
+use dataset::store::{Reader, Root};
+use futures::TryStreamExt as _;
+use image::{RgbImage, imageops, imageops::FilterType};
+use proto::dataset::v1::{Sample, image::Content};
+use serde::Deserialize;
+
+use crate::{answering::blocking, benchmark::Picture, error::Error};
+
+/// Bits of 256 in which two pictures may differ and still be nearly the same. On the 650 pictures of
+/// `bench-real`, a copy stored as JPEG (quality 85) differs in 1 bit (median; at most 5), and of the
+/// 211,000 pairs 30 lie within 4, two thirds of them the same scene twice.
+const NEAR_BITS: u32 = 4;
+/// Grey levels by which a pixel must outshine its neighbour: flat areas are not to flicker.
+const MARGIN: u8 = 4;
+
+/// Prompts and pictures of training data.
+#[derive(Debug, Default)]
+pub(crate) struct Overlap {
+    prompts: HashSet<String>,
+    pictures: HashSet<String>,
+    hashes: Vec<Hash>,
+}
+
+impl Overlap {
+    /// Adds what a folder holds: a dataset of ours, or LLaVA's `data.json` with `images/`.
+    ///
+    /// # Errors
+    /// Neither of both, or something in it that cannot be read.
+    pub(crate) async fn add_folder(&mut self, folder: &Path) -> Result<(), Error> {
+        if folder.join("data.json").is_file() {
+            let folder = folder.to_owned();
+            let found = blocking(move || llava_pictures(&folder)).await??;
+            found.iter().for_each(|picture| self.add_picture(picture));
+            return Ok(());
+        }
+        let reader = open_dataset(folder).await?;
+        let mut samples = std::pin::pin!(reader.samples());
+        while let Some(sample) = samples.try_next().await.map_err(dataset_error(folder))? {
+            self.add_sample(&sample).map_err(|reason| Error::Dataset {
+                name: folder.display().to_string(),
+                reason,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn add_sample(&mut self, sample: &Sample) -> Result<(), String> {
+        self.prompts
+            .extend(sample.prompts.iter().map(|prompt| plain(&prompt.text)));
+        for image in &sample.images {
+            if let Some(Content::Data(bytes)) = &image.content {
+                self.add_picture(
+                    &Picture::decode(bytes)
+                        .map_err(|reason| format!("sample {}: {reason}", sample.id))?,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn add_picture(&mut self, picture: &Picture) {
+        if self.pictures.insert(picture.sha256.clone()) {
+            self.hashes.push(difference_hash(&picture.pixels));
+        }
+    }
+
+    /// Whether training data holds this prompt, this picture, or nearly this picture.
+    pub(crate) fn holds(&self, prompt: &str, picture: &Picture) -> bool {
+        let hash = difference_hash(&picture.pixels);
+        self.prompts.contains(&plain(prompt))
+            || self.pictures.contains(&picture.sha256)
+            || self
+                .hashes
+                .iter()
+                .any(|known| distance(known, &hash) <= NEAR_BITS)
+    }
+}
+
+/// Opens a dataset folder.
+pub(crate) async fn open_dataset(folder: &Path) -> Result<Reader, Error> {
+    let root = Root::folder(folder).map_err(dataset_error(folder))?;
+    Reader::open(root).await.map_err(dataset_error(folder))
+}
+
+pub(crate) fn dataset_error(folder: &Path) -> impl Fn(dataset::store::Error) -> Error + '_ {
+    |error| Error::Dataset {
+        name: folder.display().to_string(),
+        reason: runtime::error::chain(&error),
+    }
+}
+
+#[derive(Deserialize)]
+struct LlavaRow {
+    image: Option<String>,
+}
+
+fn llava_pictures(folder: &Path) -> Result<Vec<Picture>, Error> {
+    let path = folder.join("data.json");
+    let wrong = |reason: String| Error::Dataset {
+        name: folder.display().to_string(),
+        reason,
+    };
+    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let rows: Vec<LlavaRow> =
+        serde_json::from_slice(&bytes).map_err(|error| wrong(format!("data.json: {error}")))?;
+    let images = folder
+        .join("images")
+        .canonicalize()
+        .map_err(Error::io("open", folder.join("images")))?;
+    let mut pictures = Vec::new();
+    for image in rows.into_iter().filter_map(|row| row.image) {
+        let path = images
+            .join(&image)
+            .canonicalize()
+            .map_err(Error::io("open", images.join(&image)))?;
+        if !path.starts_with(&images) {
+            return Err(wrong(format!("image {image} lies outside of the folder")));
+        }
+        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        pictures.push(
+            Picture::decode(&bytes).map_err(|reason| wrong(format!("image {image}: {reason}")))?,
+        );
+    }
+    Ok(pictures)
+}
+
+/// Prompts are equal up to case, emphasis and space.
+fn plain(prompt: &str) -> String {
+    let kept = prompt
+        .chars()
+        .filter(|c| !matches!(c, '(' | ')' | '[' | ']'))
+        .flat_map(char::to_lowercase);
+    kept.collect::<String>()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Difference hash: on a 17 × 16 picture in grey, whether each pixel is clearly brighter than its
+/// right neighbour (Krawetz, "Kind of like that", with 16 × 16 bits).
+type Hash = [u64; 4];
+
+fn difference_hash(pixels: &RgbImage) -> Hash {
+    let small = imageops::resize(&imageops::grayscale(pixels), 17, 16, FilterType::Triangle);
+    let mut hash = [0; 4];
+    for bit in 0..256_u32 {
+        let (x, y) = (bit % 16, bit / 16);
+        if small.get_pixel(x, y).0[0] > small.get_pixel(x + 1, y).0[0].saturating_add(MARGIN) {
+            hash[(bit / 64) as usize] |= 1 << (bit % 64);
+        }
+    }
+    hash
+}
+
+fn distance(one: &Hash, other: &Hash) -> u32 {
+    one.iter()
+        .zip(other)
+        .map(|(a, b)| (a ^ b).count_ones())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bands of grey whose order the seed decides.
+    fn picture(seed: u32, shift: u8) -> Picture {
+        let pixels = RgbImage::from_fn(64, 64, |x, y| {
+            let band =
+                (x / 7 + 3 * (y / 9)).wrapping_mul(seed.wrapping_mul(2_654_435_761) | 1) >> 24;
+            image::Rgb([(band as u8 / 2) + shift; 3])
+        });
+        let mut file = std::io::Cursor::new(Vec::new());
+        pixels
+            .write_to(&mut file, image::ImageFormat::Png)
+            .expect("encodes");
+        Picture::decode(&file.into_inner()).expect("decodes")
+    }
+
+    #[test]
+    fn equal_prompts_and_equal_or_nearly_equal_pictures_overlap() {
+        let mut known = Overlap {
+            prompts: HashSet::from([plain("((fox)), snow,  sketch")]),
+            ..Overlap::default()
+        };
+        known.add_picture(&picture(1, 0));
+        assert!(known.holds("a whale", &picture(1, 0)), "the same file");
+        assert!(
+            known.holds("a whale", &picture(1, 20)),
+            "the same picture, a little brighter"
+        );
+        assert!(!known.holds("a whale", &picture(2, 0)), "another picture");
+        assert!(
+            known.holds("Fox, snow, sketch", &picture(2, 0)),
+            "the same prompt without its emphasis"
+        );
+    }
+}
