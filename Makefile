@@ -7,7 +7,7 @@ RUNS ?= runs
 VENV ?= $(CARGO_TARGET_DIR)/python
 PYTHON := $(VENV)/bin/python
 
-.PHONY: build demo test lint experiment clean-runs test-rust test-schemas test-python test-browser test-k8s tools tools-python
+.PHONY: build demo experiment test lint tools
 
 build:
 	cargo build --release --bins
@@ -24,7 +24,7 @@ test: tools lint
 
 lint:
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --release -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 
 tools:
 	scripts/install-tools.sh

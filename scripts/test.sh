@@ -63,7 +63,6 @@ run_rust
 run_script "manifests" "$DIPTYCH_PYTHON" k8s/validate.py
 run_script "manifest checks" "$DIPTYCH_PYTHON" k8s/validate_test.py
 run_script "python client" "$DIPTYCH_PYTHON" tests/clients/python/journey.py "$target/release/diptych"
-run_script "report in a browser" "$DIPTYCH_PYTHON" tests/browser/report_test.py
 
 echo
 printf '%s\n' "${table[@]}"

@@ -1,1 +1,24 @@
-//! The `diptych` client.
+//! The client of the suite: drives the five services, stitches their results into datasets,
+//! training runs and reports. The binary `diptych` is this library behind a command line.
+//!
+//! One command's way: [`cli`] parses → [`commands`] → [`suite`] connects (and starts in this
+//! process what has no endpoint, [`embedded`]) → [`synth`], [`jobs`], [`experiment`] do the work →
+//! [`report`] shows it.
+
+pub mod assets;
+pub mod cli;
+mod commands;
+mod embedded;
+pub mod experiment;
+mod files;
+pub mod jobs;
+mod progress;
+pub mod recipe;
+pub mod report;
+mod run_report;
+pub mod scores;
+pub mod suite;
+pub mod synth;
+
+pub use cli::Cli;
+pub use commands::execute;

@@ -1,3 +1,10 @@
 //! The `diptych` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    diptych::execute(diptych::Cli::parse()).await
+}

@@ -1,1 +1,10 @@
-//! Harness of the suite's tests.
+//! Harness of the journeys: programs of the suite as processes of their own, a real Redis, and a
+//! receiver of traces. Nothing here has a fixed port, and nothing waits for "long enough".
+
+mod otlp;
+mod process;
+mod redis;
+
+pub use otlp::{Receiver, Span};
+pub use process::{Service, assets, checkout, finished, program};
+pub use redis::Redis;

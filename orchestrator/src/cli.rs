@@ -1,0 +1,306 @@
+//! The command line: a contract that scripts rely on.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use runtime::options::{
+    ArtefactOptions, CacheOptions, ClientOptions, ListenOptions, TelemetryOptions,
+};
+
+use crate::recipe::PromptSyntax;
+
+/// Makes image–dialogue pairs and shows what they are worth.
+#[derive(Debug, Parser)]
+#[command(name = "diptych", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Print the result as JSON on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Folder with abilities/, models/ and recipes/ [default: the checkout this was built from].
+    #[arg(long, global = true, env = "DIPTYCH_ASSETS", value_name = "DIR")]
+    pub assets: Option<PathBuf>,
+    /// Services to use, as name=URL: `--endpoints diffusion=http://host:50052`. Services that
+    /// are not named are started in this process.
+    #[arg(
+        long,
+        global = true,
+        env = "DIPTYCH_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "NAME=URL"
+    )]
+    pub endpoints: Vec<String>,
+    /// How services are reached.
+    #[command(flatten)]
+    pub client: ClientOptions,
+    /// Logs and traces.
+    #[command(flatten)]
+    pub telemetry: TelemetryOptions,
+    /// The cache of services started in this process.
+    #[command(flatten)]
+    pub cache: CacheOptions,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start all five services in one process
+    #[command(after_help = "Example:\n  diptych up --listen 127.0.0.1:50051")]
+    Up(UpArgs),
+    /// Run a whole experiment; run it again to continue it
+    #[command(after_help = "Example:\n  diptych run recipes/demo.toml --out runs/demo")]
+    Run(RunArgs),
+    /// Synthesize a dataset; run it again to continue it
+    #[command(after_help = "Example:\n  diptych synth recipes/tiny.toml --out runs/tiny")]
+    Synth(SynthArgs),
+    /// Train a LLaVA model
+    #[command(
+        after_help = "Examples:\n  diptych train --model builtin:nano-llava --data data.json --image-folder images --steps 100 --out runs/tuned\n  diptych train spec.toml --out runs/tuned"
+    )]
+    Train(TrainArgs),
+    /// Evaluate models on benchmarks
+    #[command(
+        after_help = "Example:\n  diptych eval spec.toml --out runs/eval\n\nspec.toml:\n  [candidates]\n  tuned = \"runs/tuned/model\"\n  [benchmarks]\n  real = \"builtin:nano-real\""
+    )]
+    Eval(EvalArgs),
+    /// Write the report of a run as one HTML file
+    #[command(after_help = "Example:\n  diptych report runs/demo --out report.html")]
+    Report(ReportArgs),
+    /// Export a dataset
+    #[command(
+        after_help = "Example:\n  diptych export runs/demo/dataset --format llava --out exported"
+    )]
+    Export(ExportArgs),
+    /// Render one picture
+    #[command(
+        after_help = "Example:\n  diptych generate --model builtin:nano-sd --prompt \"fox, snow, sketch\" --seed 7 --out fox.png"
+    )]
+    Generate(GenerateArgs),
+    /// Ask a model about a picture
+    #[command(
+        after_help = "Example:\n  diptych chat --model builtin:nano-llava --image fox.png --question \"What animal is it?\""
+    )]
+    Chat(ChatArgs),
+    /// Say what works and what to do about the rest
+    #[command(after_help = "Example:\n  diptych doctor")]
+    Doctor,
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Listening; the five services take five ports from the given one on.
+    #[command(flatten)]
+    pub listen: ListenOptions,
+    /// Where artefacts may lie.
+    #[command(flatten)]
+    pub artefacts: ArtefactOptions,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Recipe file.
+    pub recipe: PathBuf,
+    /// Folder of the run.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Arguments of `synth`.
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// Recipe file.
+    pub recipe: PathBuf,
+    /// Folder of the dataset.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Which share of the partitions to make, from 0.
+    #[arg(long, default_value_t = 0, value_name = "I")]
+    pub shard_index: u32,
+    /// Into how many shares the partitions are dealt.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub shard_count: u32,
+}
+
+/// Arguments of `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Training spec: the `[train]` table's stages as a file of its own.
+    pub spec: Option<PathBuf>,
+    /// Folder for checkpoints, logs and the model.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Model to start from: a folder or a built-in name.
+    #[arg(long, default_value = "builtin:nano-llava", value_name = "DIR")]
+    pub model: String,
+    /// LLaVA JSON file, dataset folder, or built-in name.
+    #[arg(long, required_unless_present = "spec", value_name = "LLAVA.json")]
+    pub data: Option<String>,
+    /// Folder that the JSON's image paths start from [default: the JSON's own].
+    #[arg(long, value_name = "DIR")]
+    pub image_folder: Option<PathBuf>,
+    /// Stage: projector alignment, or instruction tuning.
+    #[arg(long, value_enum, default_value_t = StageArg::Instruction)]
+    pub stage: StageArg,
+    /// Optimizer steps.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    /// Samples per step.
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: u32,
+    /// Peak learning rate.
+    #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
+    pub learning_rate: f64,
+    /// Seed of the data order.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Steps between checkpoints; 0: only at the end of each stage.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub checkpoint_every: u32,
+}
+
+/// Stage of training.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum StageArg {
+    /// Projector only, on captions.
+    Alignment,
+    /// Projector and language model, on dialogues.
+    Instruction,
+}
+
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// Evaluation spec: `[candidates]` and `[benchmarks]` by name.
+    pub spec: PathBuf,
+    /// Folder for answers and results.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Folder of the run.
+    pub run: PathBuf,
+    /// HTML file to write.
+    #[arg(long, value_name = "FILE.html")]
+    pub out: PathBuf,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Dataset folder.
+    pub dataset: PathBuf,
+    /// Format.
+    #[arg(long, value_enum)]
+    pub format: ExportFormat,
+    /// Folder to write.
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+}
+
+/// Formats a dataset can be exported to.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ExportFormat {
+    /// `data.json` and `images/`, as LLaVA's own training code reads.
+    Llava,
+}
+
+/// Arguments of `generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// Model: a folder in diffusers layout, or a built-in name.
+    #[arg(long, default_value = "builtin:nano-sd", value_name = "M")]
+    pub model: String,
+    /// What to see.
+    #[arg(long, value_name = "T")]
+    pub prompt: String,
+    /// What not to see.
+    #[arg(long, default_value = "", value_name = "T")]
+    pub negative: String,
+    /// Seed of the noise, as `torch.Generator("cpu").manual_seed` takes it.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Denoising steps.
+    #[arg(long, default_value_t = 25)]
+    pub steps: u32,
+    /// Classifier-free guidance scale.
+    #[arg(long, default_value_t = 3.0)]
+    pub guidance: f32,
+    /// Scheduler [default: the checkpoint's own].
+    #[arg(long, value_enum, value_name = "S")]
+    pub scheduler: Option<SchedulerArg>,
+    /// Width in pixels [default: the model's own].
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub width: u32,
+    /// Height in pixels [default: the model's own].
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub height: u32,
+    /// How emphasis is read.
+    #[arg(long, value_enum, default_value_t = PromptSyntax::Plain)]
+    pub prompt_syntax: PromptSyntax,
+    /// Picture to write.
+    #[arg(long, value_name = "FILE.png")]
+    pub out: PathBuf,
+}
+
+/// Samplers.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum SchedulerArg {
+    /// DDIM.
+    Ddim,
+    /// DDPM.
+    Ddpm,
+    /// PNDM.
+    Pndm,
+    /// Euler.
+    Euler,
+    /// Euler ancestral.
+    EulerA,
+    /// Heun.
+    Heun,
+    /// DPM-Solver++ 2M.
+    #[value(name = "dpmpp_2m")]
+    Dpmpp2m,
+    /// DPM-Solver++ 2M, SDE form.
+    #[value(name = "dpmpp_2m_sde")]
+    Dpmpp2mSde,
+    /// UniPC.
+    #[value(name = "unipc")]
+    UniPc,
+    /// Latent consistency.
+    Lcm,
+    /// Flow-matching Euler.
+    FlowEuler,
+}
+
+/// Arguments of `chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// Model: a folder in LLaVA layout, or a built-in name.
+    #[arg(long, default_value = "builtin:nano-llava", value_name = "M")]
+    pub model: String,
+    /// Picture, PNG or JPEG.
+    #[arg(long, value_name = "FILE")]
+    pub image: PathBuf,
+    /// Question.
+    #[arg(long, value_name = "T")]
+    pub question: String,
+    /// Longest answer, in tokens.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub max_new_tokens: u32,
+}

@@ -1,0 +1,137 @@
+//! One file per command; what they share is how they start and how they end.
+
+mod chat;
+mod doctor;
+mod eval;
+mod export;
+mod generate;
+mod report;
+mod run;
+mod synth;
+mod train;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use runtime::Telemetry;
+use serde::Serialize;
+
+use crate::{
+    Cli,
+    assets::Assets,
+    cli::{Command, Global},
+    suite::{Needs, Suite},
+};
+
+/// Runs one command line: exit code 0 done, 2 bad usage or input, 1 failed.
+pub async fn execute(cli: Cli) -> ExitCode {
+    let Cli { command, global } = cli;
+    let outcome = match Session::start(global) {
+        Ok(session) => {
+            let name = command.name();
+            let telemetry = session.telemetry.clone();
+            let outcome = telemetry.in_span(name, dispatch(command, &session)).await;
+            telemetry.shutdown().await;
+            outcome
+        }
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error),
+    }
+}
+
+/// What every command starts with.
+pub(crate) struct Session {
+    pub(crate) global: Global,
+    pub(crate) assets: Assets,
+    pub(crate) telemetry: Telemetry,
+}
+
+/// Marks an error of the caller's: bad usage or bad input.
+#[derive(Debug, thiserror::Error)]
+#[error("bad input")]
+pub(crate) struct BadInput;
+
+impl Session {
+    fn start(global: Global) -> Result<Self> {
+        let telemetry = Telemetry::start(&global.telemetry, "orchestrator")?;
+        let assets =
+            Assets::find(global.assets.as_deref()).map_err(|error| error.context(BadInput))?;
+        Ok(Self {
+            global,
+            assets,
+            telemetry,
+        })
+    }
+
+    async fn open(&self, needs: &Needs) -> Result<Suite> {
+        Suite::open(&self.global, &self.assets, &self.telemetry, needs).await
+    }
+
+    /// Prints a result: JSON where asked for, else the sentence.
+    #[allow(
+        clippy::print_stdout,
+        reason = "stdout is where a command's result goes"
+    )]
+    fn say<T: Serialize>(&self, result: &T, sentence: &str) -> Result<()> {
+        if self.global.json {
+            println!("{}", serde_json::to_string_pretty(result)?);
+        } else {
+            println!("{sentence}");
+        }
+        Ok(())
+    }
+}
+
+async fn dispatch(command: Command, session: &Session) -> Result<()> {
+    match command {
+        Command::Up(args) => up::execute(args, session).await,
+        Command::Run(args) => run::execute(args, session).await,
+        Command::Synth(args) => synth::execute(args, session).await,
+        Command::Train(args) => train::execute(args, session).await,
+        Command::Eval(args) => eval::execute(args, session).await,
+        Command::Report(args) => report::execute(args, session).await,
+        Command::Export(args) => export::execute(args, session).await,
+        Command::Generate(args) => generate::execute(args, session).await,
+        Command::Chat(args) => chat::execute(args, session).await,
+        Command::Doctor => doctor::execute(session).await,
+    }
+}
+
+impl Command {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Up(_) => "diptych up",
+            Self::Run(_) => "diptych run",
+            Self::Synth(_) => "diptych synth",
+            Self::Train(_) => "diptych train",
+            Self::Eval(_) => "diptych eval",
+            Self::Report(_) => "diptych report",
+            Self::Export(_) => "diptych export",
+            Self::Generate(_) => "diptych generate",
+            Self::Chat(_) => "diptych chat",
+            Self::Doctor => "diptych doctor",
+        }
+    }
+}
+
+/// One sentence with its causes on stderr, and the exit code.
+#[allow(clippy::print_stderr, reason = "stderr is where a command complains")]
+fn complain(error: &anyhow::Error) -> ExitCode {
+    let causes: Vec<String> = error
+        .chain()
+        .filter(|cause| cause.downcast_ref::<BadInput>().is_none())
+        .map(|cause| cause.to_string().trim_end().to_owned())
+        .filter(|text| text != "bad input")
+        .collect();
+    eprintln!("error: {}", causes.join(": "));
+    let is_bad_input = error.downcast_ref::<BadInput>().is_some();
+    if is_bad_input {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,259 @@
+//! `diptych train`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use proto::{
+    dataset::v1::Artefact,
+    trainer::v1::{
+        DataSource, OptimizerSettings, StageKind, TrainingSpec, TrainingStage, data_source,
+        training_spec,
+    },
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{BadInput, Session};
+use crate::{
+    cli::{StageArg, TrainArgs},
+    jobs::{self, artefact},
+    progress::Progress,
+    suite::{Needs, ServiceName},
+};
+
+/// `spec.toml`: the stages of one training run.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpecFile {
+    model: String,
+    #[serde(default = "default_seed")]
+    seed: u64,
+    #[serde(default)]
+    checkpoint_every: u32,
+    stage: Vec<StageFile>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StageFile {
+    name: Option<String>,
+    kind: String,
+    data: Vec<DataFile>,
+    steps: u32,
+    #[serde(default = "default_batch_size")]
+    batch_size: u32,
+    learning_rate: f64,
+    #[serde(default)]
+    weight_decay: f64,
+    #[serde(default = "default_warmup")]
+    warmup_ratio: f64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DataFile {
+    source: String,
+    image_folder: Option<PathBuf>,
+    #[serde(default)]
+    weight: f32,
+}
+
+#[derive(Debug, Serialize)]
+struct Outcome {
+    model: String,
+    model_sha256: String,
+    final_loss: f64,
+    skipped_samples: u64,
+}
+
+pub(super) async fn execute(args: TrainArgs, session: &Session) -> Result<()> {
+    let out = args.out.clone();
+    let (spec, mut roots) = build(args).map_err(|error| error.context(BadInput))?;
+    roots.push(std::path::absolute(&out)?);
+    roots.push(session.assets.root().to_path_buf());
+    std::fs::create_dir_all(&out)
+        .with_context(|| format!("cannot write the folder {}", out.display()))?;
+    let needs = Needs {
+        artefact_roots: roots,
+        ..Needs::services(&[ServiceName::Trainer])
+    };
+    let suite = session.open(&needs).await?;
+    let progress = Progress::start("training", 0);
+    let trained = jobs::train(&suite, &request_id(&spec), spec, |step| {
+        let message = format!(
+            "loss {:.3}, {:.0} tokens/s",
+            step.loss, step.tokens_per_second
+        );
+        progress.set(step.done_step_count.into(), step.step_count.into(), message);
+    })
+    .await;
+    suite.close().await?;
+    let trained = trained?;
+    progress.finish(&format!("last loss {:.3}", trained.final_loss));
+    let model = trained.model.unwrap_or_default();
+    let outcome = Outcome {
+        model: model.uri,
+        model_sha256: model.sha256,
+        final_loss: trained.final_loss,
+        skipped_samples: trained.skipped_sample_count,
+    };
+    session.say(&outcome, &format!("model: {}", outcome.model))
+}
+
+/// The same spec and folder are the same job, so that running again continues it.
+fn request_id(spec: &TrainingSpec) -> String {
+    let digest = Sha256::digest(prost::Message::encode_to_vec(spec));
+    let hex: String = digest
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("train-{hex}")
+}
+
+fn build(args: TrainArgs) -> Result<(TrainingSpec, Vec<PathBuf>)> {
+    let mut roots = Vec::new();
+    let output = Some(artefact(&args.out, true)?);
+    let file = match &args.spec {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            toml::from_str(&text)
+                .with_context(|| format!("{} is not a training spec", path.display()))?
+        }
+        None => from_arguments(args)?,
+    };
+    let stages = file
+        .stage
+        .into_iter()
+        .enumerate()
+        .map(|(index, stage)| stage_of(index, stage, &mut roots));
+    let stages = stages.collect::<Result<Vec<_>>>()?;
+    let base = match file.model.strip_prefix("builtin:") {
+        Some(_) => training_spec::Base::BaseModel(file.model),
+        None => training_spec::Base::BaseCheckpoint(folder(Path::new(&file.model), &mut roots)?),
+    };
+    let spec = TrainingSpec {
+        base: Some(base),
+        stages,
+        seed: file.seed,
+        output,
+        checkpoint_every_steps: file.checkpoint_every,
+        ..TrainingSpec::default()
+    };
+    Ok((spec, roots))
+}
+
+fn from_arguments(args: TrainArgs) -> Result<SpecFile> {
+    let TrainArgs {
+        model,
+        data,
+        image_folder,
+        stage,
+        steps,
+        batch_size,
+        learning_rate,
+        seed,
+        checkpoint_every,
+        ..
+    } = args;
+    let source = data.context("--data is missing")?;
+    let kind = match stage {
+        StageArg::Alignment => "alignment",
+        StageArg::Instruction => "instruction",
+    };
+    let stage = StageFile {
+        name: None,
+        kind: kind.to_owned(),
+        data: vec![DataFile {
+            source,
+            image_folder,
+            weight: 0.0,
+        }],
+        steps,
+        batch_size,
+        learning_rate,
+        weight_decay: 0.0,
+        warmup_ratio: default_warmup(),
+    };
+    Ok(SpecFile {
+        model,
+        seed,
+        checkpoint_every,
+        stage: vec![stage],
+    })
+}
+
+fn stage_of(index: usize, stage: StageFile, roots: &mut Vec<PathBuf>) -> Result<TrainingStage> {
+    let kind = match stage.kind.as_str() {
+        "alignment" => StageKind::Alignment,
+        "instruction" => StageKind::Instruction,
+        other => bail!("`stage.kind` is `{other}`; it must be `alignment` or `instruction`"),
+    };
+    let data = stage
+        .data
+        .into_iter()
+        .map(|data| source(data, roots))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(TrainingStage {
+        name: stage
+            .name
+            .unwrap_or_else(|| format!("{}-{}", index + 1, stage.kind)),
+        kind: kind.into(),
+        data,
+        step_count: stage.steps,
+        batch_size: stage.batch_size,
+        optimizer: Some(OptimizerSettings {
+            learning_rate: stage.learning_rate,
+            weight_decay: stage.weight_decay,
+            warmup_ratio: stage.warmup_ratio,
+            ..OptimizerSettings::default()
+        }),
+        ..TrainingStage::default()
+    })
+}
+
+/// A built-in name, a dataset folder of our own, or a LLaVA JSON file.
+fn source(data: DataFile, roots: &mut Vec<PathBuf>) -> Result<DataSource> {
+    use data_source::Location;
+    let path = Path::new(&data.source);
+    let location = match data.source.strip_prefix("builtin:") {
+        Some(_) => Location::Builtin(data.source.clone()),
+        None if path.is_dir() => Location::Dataset(folder(path, roots)?),
+        None => {
+            let parent = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
+            roots.push(std::path::absolute(parent)?);
+            Location::LlavaJson(artefact(path, false)?)
+        }
+    };
+    let image_folder = data
+        .image_folder
+        .map(|path| folder(&path, roots))
+        .transpose()?;
+    Ok(DataSource {
+        name: data.source,
+        location: Some(location),
+        image_folder,
+        weight: data.weight,
+    })
+}
+
+fn folder(path: &Path, roots: &mut Vec<PathBuf>) -> Result<Artefact> {
+    roots.push(std::path::absolute(path)?);
+    artefact(path, true)
+}
+
+fn default_seed() -> u64 {
+    1
+}
+
+fn default_batch_size() -> u32 {
+    16
+}
+
+fn default_warmup() -> f64 {
+    0.03
+}

@@ -1,0 +1,228 @@
+//! The one room that knows the service libraries: starts them in this process, on sockets, so
+//! that everything else speaks to them as any client would.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use anyhow::{Context as _, Result};
+use runtime::{
+    Handle, Listener, Telemetry,
+    options::{ArtefactOptions, ListenOptions},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    assets::Assets,
+    cli::Global,
+    suite::{Needs, ServiceName},
+};
+
+/// Services running in this process.
+#[derive(Debug, Default)]
+pub(crate) struct Embedded {
+    running: BTreeMap<ServiceName, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    handle: Handle,
+    telemetry: Telemetry,
+}
+
+impl Embedded {
+    /// Starts services on free loopback ports and waits until they are ready.
+    pub(crate) async fn start(
+        global: &Global,
+        assets: &Assets,
+        needs: &Needs,
+        names: &[ServiceName],
+    ) -> Result<Self> {
+        let mut embedded = Self::default();
+        for &name in names {
+            let listen = ListenOptions::default();
+            embedded.add(name, &listen, global, assets, needs).await?;
+        }
+        embedded.ready().await?;
+        Ok(embedded)
+    }
+
+    /// Starts all services of `needs` for other processes: on five ports from the given one on.
+    pub(crate) async fn serve(
+        global: &Global,
+        assets: &Assets,
+        needs: &Needs,
+        listen: &ListenOptions,
+    ) -> Result<Self> {
+        let mut embedded = Self::default();
+        for (index, &name) in (0_u16..).zip(&needs.services) {
+            let options = ListenOptions {
+                listen: Some(following(listen.listen, index)),
+                health_listen: listen
+                    .health_listen
+                    .map(|address| following(Some(address), index)),
+                ..listen.clone()
+            };
+            embedded.add(name, &options, global, assets, needs).await?;
+        }
+        embedded.ready().await?;
+        Ok(embedded)
+    }
+
+    /// Where each service listens.
+    pub(crate) fn endpoints(&self) -> BTreeMap<ServiceName, String> {
+        self.running
+            .iter()
+            .map(|(&name, running)| (name, running.handle.endpoint()))
+            .collect()
+    }
+
+    /// Waits until a service ends, by a signal or by itself, then stops the others.
+    pub(crate) async fn wait(self) -> Result<()> {
+        runtime::stop_signal().cancelled().await;
+        self.close().await
+    }
+
+    /// Stops all services and waits for them to drain.
+    pub(crate) async fn close(self) -> Result<()> {
+        for running in self.running.values() {
+            running.handle.stop();
+        }
+        for (name, Running { handle, telemetry }) in self.running {
+            handle
+                .wait()
+                .await
+                .with_context(|| format!("the {name} service"))?;
+            telemetry.shutdown().await;
+        }
+        Ok(())
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        for (name, running) in &mut self.running {
+            running
+                .handle
+                .ready()
+                .await
+                .with_context(|| format!("the {name} service did not start"))?;
+        }
+        Ok(())
+    }
+
+    async fn add(
+        &mut self,
+        name: ServiceName,
+        listen: &ListenOptions,
+        global: &Global,
+        assets: &Assets,
+        needs: &Needs,
+    ) -> Result<()> {
+        let telemetry = Telemetry::start(&global.telemetry, name.as_str())?;
+        let listener = Listener::bind(listen, 0).await?;
+        let starting = start(name, listener, &telemetry, global, assets, needs);
+        let handle = starting
+            .await
+            .with_context(|| format!("the {name} service did not start"))?;
+        self.running.insert(name, Running { handle, telemetry });
+        Ok(())
+    }
+}
+
+/// The `index`-th port after the given one; a free port stays a free port.
+fn following(address: Option<SocketAddr>, index: u16) -> SocketAddr {
+    let mut address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], FIRST_PORT)));
+    if address.port() != 0 {
+        address.set_port(address.port().saturating_add(index));
+    }
+    address
+}
+
+/// Port of the first service that `diptych up` starts when no address is given.
+const FIRST_PORT: u16 = 50051;
+
+#[cfg(feature = "embedded")]
+async fn start(
+    name: ServiceName,
+    listener: Listener,
+    telemetry: &Telemetry,
+    global: &Global,
+    assets: &Assets,
+    needs: &Needs,
+) -> Result<Handle> {
+    let artefacts = ArtefactOptions {
+        artefact_roots: needs.artefact_roots.clone(),
+    };
+    let (root, cache) = (assets.root().to_path_buf(), global.cache.clone());
+    let stop = CancellationToken::new();
+    let bytes = ListenOptions::default().max_message_bytes;
+    let handle = match name {
+        ServiceName::Promptgen => {
+            let options = promptgen::Options {
+                cache,
+                ..promptgen::Options::for_assets(root)
+            };
+            promptgen::start(options, listener, telemetry, stop).await?
+        }
+        ServiceName::Diffusion => {
+            let models = image_model(&needs.image_model)?;
+            let options = diffusion::Options {
+                assets: Some(root),
+                models,
+                artefacts,
+                cache,
+                ..diffusion::Options::default()
+            };
+            diffusion::start(options, telemetry, listener, bytes, stop).await?
+        }
+        ServiceName::Dialogue => {
+            let options = dialogue::Options::for_assets(root);
+            dialogue::start(options, listener, telemetry, stop).await?
+        }
+        ServiceName::Trainer => {
+            let options = trainer::Options {
+                assets: root,
+                artefacts,
+                ..trainer::Options::default()
+            };
+            trainer::start(options, telemetry, listener, bytes, stop).await?
+        }
+        ServiceName::Eval => {
+            let options = eval::Options {
+                assets: Some(root),
+                artefacts,
+                cache,
+                ..eval::Options::default()
+            };
+            eval::start(options, telemetry, listener, bytes, stop).await?
+        }
+    };
+    Ok(handle)
+}
+
+/// A checkpoint folder to serve beside the built-in model, and before it.
+#[cfg(feature = "embedded")]
+fn image_model(model: &str) -> Result<Vec<diffusion::NamedFolder>> {
+    if model.is_empty() || model.starts_with("builtin:") {
+        return Ok(Vec::new());
+    }
+    let folder = std::path::absolute(model)?;
+    anyhow::ensure!(
+        folder.is_dir(),
+        "there is no model folder {}",
+        folder.display()
+    );
+    Ok(vec![diffusion::NamedFolder {
+        name: model.to_owned(),
+        folder,
+    }])
+}
+
+#[cfg(not(feature = "embedded"))]
+async fn start(
+    name: ServiceName,
+    _listener: Listener,
+    _telemetry: &Telemetry,
+    _global: &Global,
+    _assets: &Assets,
+    _needs: &Needs,
+) -> Result<Handle> {
+    anyhow::bail!("this build links no services; pass --endpoints {name}=URL")
+}

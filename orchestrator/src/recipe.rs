@@ -1,0 +1,415 @@
+//! The recipe: one TOML file that decides a whole experiment.
+//!
+//! Every key has a default but `seed` and `synth.abilities`; a key that is not
+//! known is an error, since a misspelt key that is ignored costs a night.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// A whole experiment: what to synthesize, how to train, how to evaluate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name, for people.
+    #[serde(default = "default_name")]
+    pub name: String,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// What to synthesize.
+    pub synth: Synth,
+    /// How to train. Absent: `diptych run` stops after synthesis.
+    pub train: Option<Train>,
+    /// How to evaluate. Absent: `diptych run` stops after training.
+    pub eval: Option<Eval>,
+}
+
+/// What to synthesize.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Synth {
+    /// Accepted samples per ability.
+    pub abilities: BTreeMap<String, u64>,
+    /// Attempts per slot before the slot is given up, 1 or more.
+    #[serde(default = "default_attempts")]
+    pub max_attempts: u32,
+    /// Share of each style; empty means equal shares.
+    #[serde(default)]
+    pub style_weights: BTreeMap<String, f32>,
+    /// How images are sampled.
+    #[serde(default)]
+    pub image: ImageSettings,
+    /// How dialogues are written.
+    #[serde(default)]
+    pub dialogue: DialogueSettings,
+    /// What a sample must pass.
+    #[serde(default)]
+    pub gates: Gates,
+}
+
+/// How images are sampled.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageSettings {
+    /// Model by name; empty means the service's default.
+    pub model: String,
+    /// Denoising steps, 1 to 1000.
+    pub steps: u32,
+    /// Classifier-free guidance scale.
+    pub guidance: f32,
+    /// What should not be seen.
+    pub negative_prompt: String,
+    /// `webui` (emphasis is real) or `plain` (diffusers' reading).
+    pub prompt_syntax: PromptSyntax,
+    /// Width in pixels; 0 means the model's own.
+    pub width_px: u32,
+    /// Height in pixels; 0 means the model's own.
+    pub height_px: u32,
+}
+
+/// How emphasis in prompts is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PromptSyntax {
+    /// As diffusers.
+    Plain,
+    /// `(x)`, `[x]`, `(x:1.3)`, BREAK.
+    Webui,
+}
+
+/// How dialogues are written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DialogueSettings {
+    /// Question–answer rounds per sample, 1 to 16.
+    pub rounds: u32,
+}
+
+/// What a sample must pass. A recipe without `[synth.gates]` has the gates of [`Default`]; one
+/// with it has just the gates that it names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gates {
+    /// Least standard deviation of the pixels, in levels of 0 to 255.
+    pub min_pixel_deviation: Option<f64>,
+    /// Least cosine between picture and prompt.
+    pub min_alignment: Option<f64>,
+    /// Least lead of the own prompt's cosine over that of the partition's other prompts'
+    /// mean; robust against a model whose cosines all lie close together.
+    pub min_alignment_lead: Option<f64>,
+    /// Greatest Hamming distance of 64-bit difference hashes at which two pictures of one
+    /// partition count as the same.
+    pub max_duplicate_distance: Option<u32>,
+    /// Whether a dialogue must agree with the facts.
+    #[serde(default)]
+    pub dialogue_agrees: bool,
+}
+
+/// How to train: one alignment stage shared by all runs, then instruction tuning with and
+/// without the synthesized data.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// Model to start from, by name or folder.
+    #[serde(default = "default_llava")]
+    pub model: String,
+    /// Base data: a built-in name, or a LLaVA JSON file.
+    #[serde(default = "default_base_data")]
+    pub base_data: String,
+    /// Projector alignment on the base data.
+    pub align: Stage,
+    /// Instruction tuning. `steps` is that of *synthetic* and *control*.
+    pub instruct: Stage,
+    /// Instruction steps of *baseline*, which sees the base data alone.
+    pub baseline_steps: u32,
+    /// Share of synthesized samples in a step of *synthetic*, over 0 and under 1.
+    #[serde(default = "default_synthetic_share")]
+    pub synthetic_share: f32,
+    /// Seeds of the data order, one set of runs each. The first gives the folders
+    /// `train/{baseline,control,synthetic}`, others `train/synthetic.seed7` and so on.
+    #[serde(default = "default_training_seeds")]
+    pub seeds: Vec<u64>,
+}
+
+/// One training stage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Optimizer steps, 1 or more.
+    pub steps: u32,
+    /// Samples per step.
+    #[serde(default = "default_batch_size")]
+    pub batch_size: u32,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Share of steps over which the rate rises.
+    #[serde(default = "default_warmup")]
+    pub warmup_ratio: f64,
+    /// Decoupled weight decay.
+    #[serde(default)]
+    pub weight_decay: f64,
+}
+
+/// How to evaluate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Eval {
+    /// Questions per ability and benchmark.
+    pub questions_per_ability: u32,
+    /// Held-out pictures rendered per ability for the AI-generated benchmark.
+    pub generated_images_per_ability: u64,
+    /// Benchmark of real pictures: a built-in name, or a folder.
+    #[serde(default = "default_real_benchmark")]
+    pub real_benchmark: String,
+    /// Bootstrap resamples.
+    #[serde(default = "default_resamples")]
+    pub resamples: u32,
+}
+
+impl Recipe {
+    /// Reads a recipe file and checks it.
+    ///
+    /// # Errors
+    /// One sentence that names the file, the key and the line.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("cannot read the recipe {}", path.display()))?;
+        let recipe: Self = toml::from_str(&text)
+            .with_context(|| format!("recipe {} is not valid", path.display()))?;
+        recipe
+            .check()
+            .with_context(|| format!("recipe {} is not valid", path.display()))?;
+        Ok(recipe)
+    }
+
+    /// Hash of all that decides the samples, in lower-case hexadecimal. Training and
+    /// evaluation settings are not part of it: a dataset may serve several of them.
+    pub fn synthesis_hash(&self) -> String {
+        // Serialization of a tree of plain values with ordered maps cannot fail.
+        let bytes = serde_json::to_vec(&(self.seed, &self.synth)).unwrap_or_default();
+        hex(&Sha256::digest(bytes))
+    }
+
+    /// Hash of the whole recipe, in lower-case hexadecimal.
+    pub fn hash(&self) -> String {
+        let bytes = serde_json::to_vec(self).unwrap_or_default();
+        hex(&Sha256::digest(bytes))
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(
+            !self.synth.abilities.is_empty(),
+            "`synth.abilities` names no ability"
+        );
+        for (ability, &count) in &self.synth.abilities {
+            ensure!(
+                (1..=MAX_SAMPLES_PER_ABILITY).contains(&count),
+                "`synth.abilities.{ability}` is {count}; it must lie in 1..={MAX_SAMPLES_PER_ABILITY}"
+            );
+        }
+        ensure!(
+            self.synth.max_attempts > 0,
+            "`synth.max_attempts` is 0; it must be 1 or more"
+        );
+        let image = &self.synth.image;
+        ensure!(
+            (1..=1000).contains(&image.steps),
+            "`synth.image.steps` is {}; it must lie in 1..=1000",
+            image.steps
+        );
+        ensure!(
+            (1..=16).contains(&self.synth.dialogue.rounds),
+            "`synth.dialogue.rounds` is {}; it must lie in 1..=16",
+            self.synth.dialogue.rounds
+        );
+        if let Some(train) = &self.train {
+            train.check()?;
+        } else if self.eval.is_some() {
+            bail!("`[eval]` needs `[train]`: there would be no model to evaluate");
+        }
+        if let Some(eval) = &self.eval {
+            ensure!(
+                eval.questions_per_ability > 0,
+                "`eval.questions_per_ability` is 0; it must be 1 or more"
+            );
+            ensure!(
+                (1..=MAX_SAMPLES_PER_ABILITY).contains(&eval.generated_images_per_ability),
+                "`eval.generated_images_per_ability` is {}; it must lie in 1..={MAX_SAMPLES_PER_ABILITY}",
+                eval.generated_images_per_ability
+            );
+        }
+        Ok(())
+    }
+}
+
+/// More than any one ability has been asked for; a larger number is a typing error.
+const MAX_SAMPLES_PER_ABILITY: u64 = 100_000_000;
+
+impl Train {
+    fn check(&self) -> Result<()> {
+        for (name, stage) in [("align", &self.align), ("instruct", &self.instruct)] {
+            ensure!(
+                stage.steps > 0,
+                "`train.{name}.steps` is 0; it must be 1 or more"
+            );
+            ensure!(
+                stage.batch_size > 0,
+                "`train.{name}.batch_size` is 0; it must be 1 or more"
+            );
+            ensure!(
+                stage.learning_rate > 0.0,
+                "`train.{name}.learning_rate` must be over 0"
+            );
+        }
+        ensure!(
+            self.baseline_steps > 0,
+            "`train.baseline_steps` is 0; it must be 1 or more"
+        );
+        ensure!(
+            self.synthetic_share > 0.0 && self.synthetic_share < 1.0,
+            "`train.synthetic_share` is {}; it must lie between 0 and 1",
+            self.synthetic_share
+        );
+        ensure!(
+            !self.seeds.is_empty(),
+            "`train.seeds` is empty; name one seed or more"
+        );
+        Ok(())
+    }
+}
+
+impl Default for ImageSettings {
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            steps: 25,
+            guidance: 3.0,
+            negative_prompt: String::new(),
+            prompt_syntax: PromptSyntax::Webui,
+            width_px: 0,
+            height_px: 0,
+        }
+    }
+}
+
+impl Default for DialogueSettings {
+    fn default() -> Self {
+        Self { rounds: 3 }
+    }
+}
+
+impl Default for Gates {
+    fn default() -> Self {
+        Self {
+            min_pixel_deviation: Some(4.0),
+            min_alignment: None,
+            min_alignment_lead: Some(0.0),
+            max_duplicate_distance: Some(0),
+            dialogue_agrees: true,
+        }
+    }
+}
+
+fn default_name() -> String {
+    "unnamed".to_owned()
+}
+
+fn default_attempts() -> u32 {
+    4
+}
+
+fn default_llava() -> String {
+    "builtin:nano-llava".to_owned()
+}
+
+fn default_base_data() -> String {
+    "builtin:nano-base".to_owned()
+}
+
+fn default_synthetic_share() -> f32 {
+    0.5
+}
+
+fn default_training_seeds() -> Vec<u64> {
+    vec![1]
+}
+
+fn default_batch_size() -> u32 {
+    16
+}
+
+fn default_warmup() -> f64 {
+    0.03
+}
+
+fn default_real_benchmark() -> String {
+    "builtin:nano-real".to_owned()
+}
+
+fn default_resamples() -> u32 {
+    10_000
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Recipe> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("recipe.toml");
+        fs::write(&path, text)?;
+        Recipe::read(&path)
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_line() {
+        let error = parse("seed = 1\n[synth]\nabilties = { animal = 3 }\n").unwrap_err();
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("abilties") && text.contains("line 3"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn zero_and_a_thousand_million_samples_are_refused_by_name() {
+        for count in ["0", "1000000000"] {
+            let error = parse(&format!(
+                "seed = 1\n[synth]\nabilities = {{ animal = {count} }}\n"
+            ))
+            .unwrap_err();
+            let text = format!("{error:#}");
+            assert!(
+                text.contains("synth.abilities.animal") && text.contains(count),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn training_settings_do_not_change_the_identity_of_the_samples() {
+        let base = "seed = 1\n[synth]\nabilities = { animal = 3 }\n";
+        let train = "[train]\nbaseline_steps = 1\nalign = { steps = 1, learning_rate = 1e-3 }\ninstruct = { steps = 1, learning_rate = 1e-3 }\n";
+        let (plain, trained) = (
+            parse(base).unwrap(),
+            parse(&format!("{base}{train}")).unwrap(),
+        );
+        assert_eq!(plain.synthesis_hash(), trained.synthesis_hash());
+        assert_ne!(plain.hash(), trained.hash());
+        let other = parse("seed = 2\n[synth]\nabilities = { animal = 3 }\n").unwrap();
+        assert_ne!(plain.synthesis_hash(), other.synthesis_hash());
+    }
+}

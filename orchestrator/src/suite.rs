@@ -1,0 +1,232 @@
+//! The services as the client sees them: a channel to each, at a given endpoint or started in
+//! this process. Everything outside this file and `embedded.rs` speaks to services alike.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
+
+use anyhow::{Context as _, Result, bail};
+use proto::{
+    dialogue::v1::dialogue_service_client::DialogueServiceClient,
+    diffusion::v1::{
+        diffusion_service_client::DiffusionServiceClient,
+        image_scoring_service_client::ImageScoringServiceClient,
+    },
+    eval::v1::eval_service_client::EvalServiceClient,
+    promptgen::v1::promptgen_service_client::PromptgenServiceClient,
+    trainer::v1::trainer_service_client::TrainerServiceClient,
+};
+use runtime::{Channel, Telemetry};
+
+use crate::{assets::Assets, cli::Global, embedded::Embedded};
+
+/// The five services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServiceName {
+    /// Writes image prompts.
+    Promptgen,
+    /// Renders and scores images.
+    Diffusion,
+    /// Writes conversations.
+    Dialogue,
+    /// Trains models.
+    Trainer,
+    /// Evaluates models.
+    Eval,
+}
+
+impl ServiceName {
+    /// All of them, in the order of a sample's way.
+    pub const ALL: [Self; 5] = [
+        Self::Promptgen,
+        Self::Diffusion,
+        Self::Dialogue,
+        Self::Trainer,
+        Self::Eval,
+    ];
+
+    /// The name as the command line writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Promptgen => "promptgen",
+            Self::Diffusion => "diffusion",
+            Self::Dialogue => "dialogue",
+            Self::Trainer => "trainer",
+            Self::Eval => "eval",
+        }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+impl FromStr for ServiceName {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|name| name.as_str() == text);
+        found.with_context(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|name| name.as_str()).collect();
+            format!(
+                "no service is called `{text}`; there are {}",
+                known.join(", ")
+            )
+        })
+    }
+}
+
+/// What a command needs of the suite.
+#[derive(Debug, Clone)]
+pub struct Needs {
+    /// Services it calls.
+    pub services: Vec<ServiceName>,
+    /// Folders that services in this process may read and write.
+    pub artefact_roots: Vec<PathBuf>,
+    /// Image model to serve in this process, by name or folder; empty for the default.
+    pub image_model: String,
+}
+
+impl Needs {
+    /// Needs of a command that only calls `services` and passes no files.
+    pub fn services(services: &[ServiceName]) -> Self {
+        Self {
+            services: services.to_vec(),
+            artefact_roots: Vec::new(),
+            image_model: String::new(),
+        }
+    }
+}
+
+/// Clients of all services. A client of a service that the command did not ask for connects to
+/// nothing; it fails on first use.
+pub struct Suite {
+    /// Image prompts.
+    pub promptgen: PromptgenServiceClient<Channel>,
+    /// Images.
+    pub diffusion: DiffusionServiceClient<Channel>,
+    /// Scores of images.
+    pub scoring: ImageScoringServiceClient<Channel>,
+    /// Conversations.
+    pub dialogue: DialogueServiceClient<Channel>,
+    /// Training.
+    pub trainer: TrainerServiceClient<Channel>,
+    /// Evaluation.
+    pub eval: EvalServiceClient<Channel>,
+    embedded: Embedded,
+}
+
+/// Messages up to this size are read and sent; an image is under 4 MiB, a request holds several.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// A place where nobody listens, for services that a command did not ask for.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
+impl Suite {
+    /// Connects to the given endpoints and starts in this process what has none.
+    ///
+    /// # Errors
+    /// An endpoint that is not `name=URL`, nobody there, or a service that cannot start.
+    pub async fn open(
+        global: &Global,
+        assets: &Assets,
+        telemetry: &Telemetry,
+        needs: &Needs,
+    ) -> Result<Self> {
+        let mut endpoints = parse_endpoints(&global.endpoints)?;
+        let remote: Vec<ServiceName> = endpoints.keys().copied().collect();
+        let local: Vec<ServiceName> = needs
+            .services
+            .iter()
+            .copied()
+            .filter(|name| !endpoints.contains_key(name))
+            .collect();
+        let embedded = Embedded::start(global, assets, needs, &local).await?;
+        endpoints.extend(embedded.endpoints());
+        let mut channels = BTreeMap::new();
+        for name in ServiceName::ALL {
+            let endpoint = endpoints.get(&name).map_or(NOWHERE, String::as_str);
+            let wanted = needs.services.contains(&name);
+            let options = if remote.contains(&name) {
+                global.client.clone()
+            } else {
+                Default::default()
+            };
+            let channel = if wanted {
+                Channel::connect(name.as_str(), endpoint, &options, telemetry).await?
+            } else {
+                Channel::lazy(name.as_str(), endpoint, &options, telemetry)?
+            };
+            channels.insert(name, channel);
+        }
+        Ok(Self::over(|name| channels[&name].clone(), embedded))
+    }
+
+    fn over(channel: impl Fn(ServiceName) -> Channel, embedded: Embedded) -> Self {
+        macro_rules! client {
+            ($client:ident, $name:ident) => {
+                $client::new(channel(ServiceName::$name))
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES)
+            };
+        }
+        Self {
+            promptgen: client!(PromptgenServiceClient, Promptgen),
+            diffusion: client!(DiffusionServiceClient, Diffusion),
+            scoring: client!(ImageScoringServiceClient, Diffusion),
+            dialogue: client!(DialogueServiceClient, Dialogue),
+            trainer: client!(TrainerServiceClient, Trainer),
+            eval: client!(EvalServiceClient, Eval),
+            embedded,
+        }
+    }
+
+    /// Whether a service runs in this process, so that it sees this machine's files.
+    pub fn is_embedded(&self, name: ServiceName) -> bool {
+        self.embedded.endpoints().contains_key(&name)
+    }
+
+    /// Stops what was started in this process and waits for it to drain.
+    ///
+    /// # Errors
+    /// A service that ended with an error.
+    pub async fn close(self) -> Result<()> {
+        self.embedded.close().await
+    }
+}
+
+/// Reads `--endpoints`.
+pub(crate) fn parse_endpoints(given: &[String]) -> Result<BTreeMap<ServiceName, String>> {
+    let mut endpoints = BTreeMap::new();
+    for entry in given.iter().filter(|entry| !entry.is_empty()) {
+        let Some((name, url)) = entry.split_once('=') else {
+            bail!(
+                "--endpoints wants name=URL, such as diffusion=http://127.0.0.1:50052, not `{entry}`"
+            );
+        };
+        endpoints.insert(name.trim().parse()?, url.trim().to_owned());
+    }
+    Ok(endpoints)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_by_name_and_a_wrong_name_lists_the_right_ones() {
+        let good = parse_endpoints(&[
+            "diffusion=http://h:1".to_owned(),
+            "eval=http://h:2".to_owned(),
+        ])
+        .unwrap();
+        assert_eq!(good[&ServiceName::Diffusion], "http://h:1");
+        let error = parse_endpoints(&["difusion=http://h:1".to_owned()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("difusion") && error.contains("promptgen, diffusion"),
+            "{error}"
+        );
+        assert!(parse_endpoints(&["http://h:1".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,227 @@
+//! What a sample must pass. Every gate gives a verdict with its measured value and its bound;
+//! a gate that has nothing to measure with says "not checked" and never passes for a check.
+
+use image::DynamicImage;
+use proto::dataset::v1::{GateResult, GateVerdict};
+
+use super::hash::DifferenceHash;
+use crate::recipe::Gates;
+
+/// Name of the gate that refuses blank pictures.
+pub const BLANK: &str = "blank_image";
+/// Name of the gate that holds a picture against its prompt.
+pub const ALIGNMENT: &str = "alignment";
+/// Name of the gate that holds a picture's prompt against the partition's other prompts.
+pub const ALIGNMENT_LEAD: &str = "alignment_lead";
+/// Name of the gate that refuses near-equal pictures.
+pub const DUPLICATE: &str = "near_duplicate_image";
+/// Name of the gate that asks the checkpoint's safety checker.
+pub const SAFETY: &str = "safety";
+/// Name of the gate that holds the dialogue against the facts.
+pub const DIALOGUE: &str = "dialogue_facts";
+/// Reason counted where the prompt, the picture or the dialogue could not be made at all.
+pub const NOT_MADE: &str = "not_made";
+
+/// Refuses a picture that is all but one colour (StableLLaVA released such rows unseen).
+pub fn blank(gates: &Gates, picture: &DynamicImage) -> Option<GateResult> {
+    let bound = gates.min_pixel_deviation?;
+    let deviation = pixel_deviation(picture);
+    Some(verdict(BLANK, deviation >= bound, deviation, bound, || {
+        format!(
+            "the pixels deviate by {deviation:.1} levels, less than {bound:.1}: the picture is blank"
+        )
+    }))
+}
+
+/// Holds the cosine of a picture with its own prompt (`own`) and with the partition's other
+/// prompts (`others`) against the recipe's bounds. Empty cosines mean that no model measured.
+pub fn alignment(gates: &Gates, own: Option<f32>, others: &[f32]) -> Vec<GateResult> {
+    let mut results = Vec::new();
+    if let Some(bound) = gates.min_alignment {
+        results.push(match own.map(f64::from) {
+            None => not_checked(ALIGNMENT, "no model measures alignment"),
+            Some(cosine) => verdict(ALIGNMENT, cosine >= bound, cosine, bound, || {
+                format!("the cosine of picture and prompt is {cosine:.3}, less than {bound:.3}")
+            }),
+        });
+    }
+    if let Some(bound) = gates.min_alignment_lead {
+        results.push(match own {
+            None => not_checked(ALIGNMENT_LEAD, "no model measures alignment"),
+            Some(_) if others.is_empty() => not_checked(ALIGNMENT_LEAD, "there is no other prompt to compare with"),
+            Some(own) => {
+                let mean = others.iter().map(|&cosine| f64::from(cosine)).sum::<f64>() / others.len() as f64;
+                let lead = f64::from(own) - mean;
+                verdict(ALIGNMENT_LEAD, lead >= bound, lead, bound, || {
+                    format!("the prompt fits the picture only {lead:.3} better than other prompts do, less than {bound:.3}")
+                })
+            }
+        });
+    }
+    results
+}
+
+/// Refuses a picture that is nearly one of those accepted before it.
+pub fn duplicate(
+    gates: &Gates,
+    hash: DifferenceHash,
+    accepted: &[DifferenceHash],
+) -> Option<GateResult> {
+    let bound = gates.max_duplicate_distance?;
+    let nearest = accepted
+        .iter()
+        .map(|&other| hash.distance(other))
+        .min()
+        .unwrap_or(64);
+    Some(verdict(
+        DUPLICATE,
+        nearest > bound,
+        f64::from(nearest),
+        f64::from(bound),
+        || {
+            format!(
+                "the picture's hash lies {nearest} bits from one accepted before, not more than {bound}"
+            )
+        },
+    ))
+}
+
+/// A check that could not be made.
+pub fn not_checked(gate: &str, reason: &str) -> GateResult {
+    GateResult {
+        gate: gate.to_owned(),
+        verdict: GateVerdict::NotChecked.into(),
+        value: None,
+        threshold: None,
+        reason: reason.to_owned(),
+    }
+}
+
+/// A check without a measured value.
+pub fn judged(gate: &str, problem: Option<String>) -> GateResult {
+    let verdict = if problem.is_none() {
+        GateVerdict::Passed
+    } else {
+        GateVerdict::Rejected
+    };
+    GateResult {
+        gate: gate.to_owned(),
+        verdict: verdict.into(),
+        value: None,
+        threshold: None,
+        reason: problem.unwrap_or_default(),
+    }
+}
+
+/// The gate that rejected the sample, if any did.
+pub fn rejection(results: &[GateResult]) -> Option<&GateResult> {
+    results
+        .iter()
+        .find(|result| result.verdict() == GateVerdict::Rejected)
+}
+
+fn verdict(
+    gate: &str,
+    passed: bool,
+    value: f64,
+    bound: f64,
+    reason: impl FnOnce() -> String,
+) -> GateResult {
+    GateResult {
+        gate: gate.to_owned(),
+        verdict: if passed {
+            GateVerdict::Passed
+        } else {
+            GateVerdict::Rejected
+        }
+        .into(),
+        value: Some(value),
+        threshold: Some(bound),
+        reason: if passed { String::new() } else { reason() },
+    }
+}
+
+/// Standard deviation of all channel values, in levels of 0 to 255, about each channel's mean.
+fn pixel_deviation(picture: &DynamicImage) -> f64 {
+    let picture = picture.to_rgb8();
+    let count = f64::from(picture.width()) * f64::from(picture.height());
+    if count == 0.0 {
+        return 0.0;
+    }
+    let (mut sum, mut square) = ([0.0_f64; 3], [0.0_f64; 3]);
+    for pixel in picture.pixels() {
+        for channel in 0..3 {
+            let level = f64::from(pixel.0[channel]);
+            sum[channel] += level;
+            square[channel] += level * level;
+        }
+    }
+    let variance = (0..3)
+        .map(|c| square[c] / count - (sum[c] / count).powi(2))
+        .sum::<f64>()
+        / 3.0;
+    variance.max(0.0).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{Rgb, RgbImage};
+
+    fn gates() -> Gates {
+        Gates {
+            min_alignment: Some(0.2),
+            ..Gates::default()
+        }
+    }
+
+    #[test]
+    fn a_picture_of_one_colour_is_rejected_and_a_drawn_one_passes() {
+        let plain = DynamicImage::ImageRgb8(RgbImage::from_pixel(64, 64, Rgb([200, 10, 10])));
+        let drawn = DynamicImage::ImageRgb8(RgbImage::from_fn(64, 64, |x, _| {
+            Rgb([(x * 4) as u8, 0, 90])
+        }));
+        assert_eq!(
+            blank(&gates(), &plain).unwrap().verdict(),
+            GateVerdict::Rejected
+        );
+        assert_eq!(
+            blank(&gates(), &drawn).unwrap().verdict(),
+            GateVerdict::Passed
+        );
+    }
+
+    #[test]
+    fn alignment_without_a_model_is_not_counted_as_passed() {
+        let results = alignment(&gates(), None, &[]);
+        assert_eq!(results.len(), 2);
+        assert!(
+            results
+                .iter()
+                .all(|result| result.verdict() == GateVerdict::NotChecked)
+        );
+    }
+
+    #[test]
+    fn a_prompt_that_fits_worse_than_the_others_is_rejected() {
+        let results = alignment(&gates(), Some(0.3), &[0.5, 0.6]);
+        assert_eq!(rejection(&results).unwrap().gate, ALIGNMENT_LEAD);
+        assert!(rejection(&alignment(&gates(), Some(0.5), &[0.1, 0.2])).is_none());
+    }
+
+    #[test]
+    fn a_repeated_picture_is_rejected_and_the_first_one_is_not() {
+        let drawn = DynamicImage::ImageRgb8(RgbImage::from_fn(64, 64, |x, y| {
+            Rgb([(x * 4) as u8, (y * 4) as u8, 90])
+        }));
+        let hash = DifferenceHash::of(&drawn);
+        assert_eq!(
+            duplicate(&gates(), hash, &[]).unwrap().verdict(),
+            GateVerdict::Passed
+        );
+        assert_eq!(
+            duplicate(&gates(), hash, &[hash]).unwrap().verdict(),
+            GateVerdict::Rejected
+        );
+    }
+}

@@ -1,0 +1,232 @@
+//! Synthesis: a recipe becomes a dataset, partition by partition.
+
+pub mod gates;
+pub mod hash;
+mod partition;
+mod stages;
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Result;
+use dataset::{
+    plan::Partition,
+    store::{PartitionManifest, Reader, Root, Writer},
+};
+use futures::{StreamExt as _, TryStreamExt as _};
+use proto::promptgen::v1::PromptSplit;
+use serde::{Deserialize, Serialize};
+
+use self::partition::Outcome;
+use crate::{
+    recipe::{DialogueSettings, Gates, ImageSettings, Recipe},
+    suite::Suite,
+};
+
+/// All that decides a dataset.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Samples wanted, the seed of everything random, and the hash that names the plan: a
+    /// folder of another one is refused.
+    pub wanted: dataset::plan::Plan,
+    /// Attempts per slot.
+    pub max_attempts: u32,
+    /// Share of each style.
+    pub style_weights: BTreeMap<String, f32>,
+    /// Which part of the prompts to draw from.
+    pub split: PromptSplit,
+    /// How images are sampled.
+    pub image: ImageSettings,
+    /// How dialogues are written.
+    pub dialogue: DialogueSettings,
+    /// What a sample must pass.
+    pub gates: Gates,
+}
+
+/// Which of how many processes this is.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    /// Number of the process, from 0.
+    pub index: u32,
+    /// Number of processes, 1 or more.
+    pub count: u32,
+}
+
+impl Share {
+    /// One process makes everything.
+    pub const ALL: Self = Self { index: 0, count: 1 };
+}
+
+/// Hears of the work as it goes on, from several partitions at a time.
+pub trait Watcher: Send + Sync {
+    /// A picture was rendered.
+    fn image_done(&self);
+    /// A sample was accepted.
+    fn sample_accepted(&self);
+}
+
+/// What a synthesis came to.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Summary {
+    /// Samples in the dataset.
+    pub accepted: u64,
+    /// Samples wanted that could not be made within the attempts.
+    pub missing: u64,
+    /// Partitions made now, not found.
+    pub made_partitions: u64,
+    /// Partitions committed, of this share.
+    pub partitions: u64,
+    /// Attempts that came to nothing, by gate or stage.
+    pub rejected: BTreeMap<String, u64>,
+    /// Hash over the whole manifest, lower-case hexadecimal.
+    pub manifest_sha256: String,
+}
+
+/// Partitions under way at a time: while one waits for its dialogues the device renders another.
+const CONCURRENT_PARTITIONS: usize = 2;
+
+impl Plan {
+    /// The training data of a recipe.
+    pub fn training(recipe: &Recipe) -> Self {
+        let synth = &recipe.synth;
+        Self {
+            wanted: dataset::plan::Plan {
+                recipe_sha256: recipe.synthesis_hash(),
+                recipe_seed: recipe.seed,
+                sample_counts: synth.abilities.clone(),
+            },
+            max_attempts: synth.max_attempts,
+            style_weights: synth.style_weights.clone(),
+            split: PromptSplit::Training,
+            image: synth.image.clone(),
+            dialogue: synth.dialogue.clone(),
+            gates: synth.gates.clone(),
+        }
+    }
+
+    /// The held-out pictures of a recipe's AI-generated benchmark: other prompts, other seeds.
+    pub fn benchmark(recipe: &Recipe, images_per_ability: u64) -> Self {
+        let training = Self::training(recipe);
+        let name = format!(
+            "{} benchmark {images_per_ability}",
+            training.wanted.recipe_sha256
+        );
+        let abilities = recipe.synth.abilities.keys();
+        Self {
+            wanted: dataset::plan::Plan {
+                recipe_sha256: dataset::identity::sha256_hex(name),
+                // Ids, and with them all random numbers, come from the seed.
+                recipe_seed: recipe.seed ^ BENCHMARK_SEED,
+                sample_counts: abilities
+                    .map(|name| (name.clone(), images_per_ability))
+                    .collect(),
+            },
+            split: PromptSplit::Benchmark,
+            ..training
+        }
+    }
+
+    /// Slots of one ability in all partitions.
+    pub fn slot_count(&self, ability: &str) -> u64 {
+        self.wanted.sample_counts.get(ability).copied().unwrap_or(0)
+    }
+
+    /// The partitions of one process.
+    fn partitions(&self, share: Share) -> Vec<Partition> {
+        self.wanted
+            .partitions_of_shard(share.index, share.count)
+            .collect()
+    }
+}
+
+/// Any constant will do; it only keeps the two id spaces apart.
+const BENCHMARK_SEED: u64 = 0x6265_6e63_686d_6172;
+
+/// Makes the partitions of `share` that the folder lacks.
+///
+/// # Errors
+/// A stage or the disk failed for good. What was committed before stays.
+pub async fn synthesize(
+    suite: &Suite,
+    plan: &Plan,
+    out: &Path,
+    share: Share,
+    watcher: &dyn Watcher,
+) -> Result<Summary> {
+    let writer = Writer::open(Root::create_folder(out)?, &plan.wanted).await?;
+    let committed = writer.committed().await?;
+    let mut missing = plan.partitions(share);
+    missing.retain(|partition| !committed.contains_key(partition));
+    let made_partitions = missing.len() as u64;
+    futures::stream::iter(&missing)
+        .map(|partition| async {
+            let Outcome { samples, tally } =
+                partition::make(suite, plan, partition, watcher).await?;
+            writer.commit(partition, samples, tally).await?;
+            anyhow::Ok(())
+        })
+        .buffer_unordered(CONCURRENT_PARTITIONS)
+        .try_collect::<Vec<()>>()
+        .await?;
+    summarize(plan, out, share, made_partitions).await
+}
+
+/// Samples wanted of one share.
+pub fn wanted(plan: &Plan, share: Share) -> u64 {
+    plan.partitions(share).iter().map(slot_count).sum()
+}
+
+/// Samples of one share that are committed already.
+///
+/// # Errors
+/// The folder cannot be read, or holds another plan's samples.
+pub async fn accepted(plan: &Plan, out: &Path, share: Share) -> Result<u64> {
+    Ok(committed(plan, out, share)
+        .await?
+        .iter()
+        .map(|manifest| manifest.shard.sample_count)
+        .sum())
+}
+
+/// Whether every partition is committed.
+///
+/// # Errors
+/// As [`accepted`].
+pub async fn is_complete(plan: &Plan, out: &Path) -> Result<bool> {
+    Ok(committed(plan, out, Share::ALL).await?.len() == plan.partitions(Share::ALL).len())
+}
+
+/// Manifests of one share's committed partitions; none where there is no folder.
+async fn committed(plan: &Plan, out: &Path, share: Share) -> Result<Vec<PartitionManifest>> {
+    if !out.exists() {
+        return Ok(Vec::new());
+    }
+    let writer = Writer::open(Root::folder(out)?, &plan.wanted).await?;
+    let mut committed = writer.committed().await?;
+    Ok(plan
+        .partitions(share)
+        .iter()
+        .filter_map(|partition| committed.remove(partition))
+        .collect())
+}
+
+async fn summarize(plan: &Plan, out: &Path, share: Share, made_partitions: u64) -> Result<Summary> {
+    let mut summary = Summary {
+        made_partitions,
+        ..Summary::default()
+    };
+    for manifest in committed(plan, out, share).await? {
+        summary.partitions += 1;
+        summary.accepted += manifest.shard.sample_count;
+        for (reason, count) in manifest.tally.rejected_counts {
+            *summary.rejected.entry(reason).or_default() += count;
+        }
+    }
+    summary.missing = wanted(plan, share).saturating_sub(summary.accepted);
+    summary.manifest_sha256 = Reader::open(Root::folder(out)?).await?.manifest_sha256();
+    Ok(summary)
+}
+
+fn slot_count(partition: &Partition) -> u64 {
+    let slots = partition.slots();
+    slots.end - slots.start
+}

@@ -1,0 +1,377 @@
+//! One partition, from its slots to its accepted samples: a pure function of the recipe, so
+//! that any number of processes gives the same dataset.
+//!
+//! Attempt by attempt: prompts for the slots that are still open, their pictures, the picture
+//! gates in slot order, dialogues for what passed, the dialogue gate. A slot whose sample is
+//! rejected stays open for the next attempt, until the attempts are spent.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use dataset::{
+    identity::{SampleId, SampleKey},
+    plan::Partition,
+    store::PartitionTally,
+};
+use image::DynamicImage;
+use proto::{
+    dataset::v1::{Conversation, GateResult, Image, ItemFailure, Prompt, Sample, image::Content},
+    dialogue::v1::DialogueItem,
+    diffusion::v1::ImageItem,
+    promptgen::v1::{GeneratePromptsRequest, PromptItem},
+};
+
+use super::{
+    Plan, Watcher,
+    gates::{self, NOT_MADE},
+    hash::DifferenceHash,
+    stages::{self, Outcomes},
+};
+use crate::suite::Suite;
+
+/// What one partition became.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Accepted samples, by slot.
+    pub(super) samples: Vec<Sample>,
+    /// What became of the attempts.
+    pub(super) tally: PartitionTally,
+}
+
+/// Makes one partition.
+///
+/// # Errors
+/// A stage that failed for good. A failed item is no error: it is counted and tried again.
+pub(super) async fn make(
+    suite: &Suite,
+    plan: &Plan,
+    partition: &Partition,
+    watcher: &dyn Watcher,
+) -> Result<Outcome> {
+    let mut work = Work {
+        suite,
+        plan,
+        partition,
+        watcher,
+        outcome: Outcome::default(),
+        hashes: Vec::new(),
+        texts: Vec::new(),
+    };
+    let mut open: Vec<u64> = partition.slots().collect();
+    for attempt in 0..plan.max_attempts {
+        if open.is_empty() {
+            break;
+        }
+        open = work
+            .attempt(&open, attempt)
+            .await
+            .with_context(|| format!("partition {partition}"))?;
+    }
+    work.outcome.tally.unfilled_slot_count = open.len() as u64;
+    work.outcome.samples.sort_by_key(|sample| sample.slot);
+    Ok(work.outcome)
+}
+
+struct Work<'a> {
+    suite: &'a Suite,
+    plan: &'a Plan,
+    partition: &'a Partition,
+    watcher: &'a dyn Watcher,
+    outcome: Outcome,
+    /// Hashes of the accepted pictures, in order of acceptance.
+    hashes: Vec<DifferenceHash>,
+    /// Prompts of the first attempt, against which alignment is measured.
+    texts: Vec<String>,
+}
+
+/// A sample on its way.
+struct Draft {
+    slot: u64,
+    id: SampleId,
+    prompt: Prompt,
+    image: Image,
+    gates: Vec<GateResult>,
+    hash: DifferenceHash,
+}
+
+impl Work<'_> {
+    /// Tries the open slots once and returns those that stay open.
+    async fn attempt(&mut self, open: &[u64], attempt: u32) -> Result<Vec<u64>> {
+        self.outcome.tally.attempt_count += open.len() as u64;
+        let ids: Vec<(u64, SampleId)> = open
+            .iter()
+            .map(|&slot| (slot, self.sample_id(slot, attempt)))
+            .collect();
+        let prompts = stages::prompts(self.suite, self.prompt_request(&ids, attempt)).await?;
+        let prompts = self.keep(prompts);
+        if attempt == 0 {
+            self.texts = ids
+                .iter()
+                .filter_map(|(_, id)| prompts.get(&id.to_string()))
+                .map(plain_text)
+                .collect();
+        }
+        let watcher = self.watcher;
+        let items = ids
+            .iter()
+            .filter_map(|(_, id)| Some(self.image_item(id, prompts.get(&id.to_string())?)))
+            .collect();
+        let images =
+            stages::images(self.suite, &self.plan.image, items, || watcher.image_done()).await?;
+        let images = self.keep(images);
+        let drafts = self.pass_image_gates(&ids, prompts, images).await?;
+        let accepted = self.write_dialogues(drafts, attempt).await?;
+        let filled: Vec<u64> = accepted.iter().map(|sample| sample.slot).collect();
+        for _ in &accepted {
+            self.watcher.sample_accepted();
+        }
+        self.outcome.samples.extend(accepted);
+        Ok(open
+            .iter()
+            .copied()
+            .filter(|slot| !filled.contains(slot))
+            .collect())
+    }
+
+    fn sample_id(&self, slot: u64, attempt: u32) -> SampleId {
+        let ability = self.partition.ability.as_str();
+        SampleKey {
+            recipe_seed: self.plan.wanted.recipe_seed,
+            ability,
+            slot,
+            attempt,
+        }
+        .id()
+    }
+
+    /// Keeps the results and counts the failures.
+    fn keep<T>(&mut self, outcomes: Outcomes<T>) -> BTreeMap<String, T> {
+        let mut kept = BTreeMap::new();
+        for (id, outcome) in outcomes {
+            match outcome {
+                Ok(value) => {
+                    kept.insert(id, value);
+                }
+                Err(failure) => self.count_failure(&failure),
+            }
+        }
+        kept
+    }
+
+    fn count_failure(&mut self, failure: &ItemFailure) {
+        tracing::debug!(
+            reason = failure.reason,
+            message = failure.message,
+            "an item failed"
+        );
+        self.outcome
+            .tally
+            .reject(&format!("{NOT_MADE}:{}", failure.reason));
+    }
+
+    fn count_rejection(&mut self, rejection: &GateResult) {
+        tracing::debug!(
+            gate = rejection.gate,
+            reason = rejection.reason,
+            "a sample was rejected"
+        );
+        self.outcome.tally.reject(&rejection.gate);
+    }
+
+    fn prompt_request(&self, ids: &[(u64, SampleId)], attempt: u32) -> GeneratePromptsRequest {
+        let items = ids
+            .iter()
+            .map(|(slot, id)| PromptItem {
+                sample_id: id.to_string(),
+                slot: *slot,
+                attempt,
+            })
+            .collect();
+        GeneratePromptsRequest {
+            ability: self.partition.ability.clone(),
+            items,
+            seed: self.plan.wanted.recipe_seed,
+            slot_count: self.plan.slot_count(&self.partition.ability),
+            split: self.plan.split.into(),
+            style_weights: self.plan.style_weights.clone().into_iter().collect(),
+            excluded_texts: Vec::new(),
+            syntax: self.plan.image.prompt_syntax.into_proto().into(),
+        }
+    }
+
+    fn image_item(&self, id: &SampleId, prompt: &Prompt) -> ImageItem {
+        ImageItem {
+            sample_id: id.to_string(),
+            prompt: prompt.text.clone(),
+            negative_prompt: self.plan.image.negative_prompt.clone(),
+            seed: id.image_seed().into(),
+            ..ImageItem::default()
+        }
+    }
+
+    /// Holds every picture against the gates, in slot order.
+    async fn pass_image_gates(
+        &mut self,
+        ids: &[(u64, SampleId)],
+        mut prompts: BTreeMap<String, Prompt>,
+        mut images: BTreeMap<String, Image>,
+    ) -> Result<Vec<Draft>> {
+        let mut drafts = Vec::new();
+        for (slot, id) in ids {
+            let key = id.to_string();
+            let (Some(prompt), Some(image)) = (prompts.remove(&key), images.remove(&key)) else {
+                continue;
+            };
+            let picture = decode(&image).with_context(|| format!("the picture of sample {key}"))?;
+            let hash = DifferenceHash::of(&picture);
+            let gates = self.judge_image(&prompt, &image, &picture, hash).await?;
+            if let Some(rejection) = gates::rejection(&gates) {
+                self.count_rejection(&rejection.clone());
+                continue;
+            }
+            self.hashes.push(hash);
+            drafts.push(Draft {
+                slot: *slot,
+                id: *id,
+                prompt,
+                image,
+                gates,
+                hash,
+            });
+        }
+        Ok(drafts)
+    }
+
+    async fn judge_image(
+        &self,
+        prompt: &Prompt,
+        image: &Image,
+        picture: &DynamicImage,
+        hash: DifferenceHash,
+    ) -> Result<Vec<GateResult>> {
+        let rules = &self.plan.gates;
+        let mut results: Vec<GateResult> = gates::blank(rules, picture).into_iter().collect();
+        if gates::rejection(&results).is_none()
+            && (rules.min_alignment.is_some() || rules.min_alignment_lead.is_some())
+        {
+            let own = plain_text(prompt);
+            let others = self
+                .texts
+                .iter()
+                .filter(|text| **text != own)
+                .take(OTHER_PROMPTS)
+                .cloned();
+            let texts = std::iter::once(own.clone()).chain(others).collect();
+            let cosines = stages::alignment(self.suite, image.clone(), texts)
+                .await?
+                .unwrap_or_default();
+            let (own, others) = cosines
+                .split_first()
+                .map_or((None, &[][..]), |(own, others)| (Some(*own), others));
+            results.extend(gates::alignment(rules, own, others));
+        }
+        results.extend(gates::duplicate(rules, hash, &self.hashes));
+        results.push(gates::not_checked(
+            gates::SAFETY,
+            "the checkpoint has no safety checker",
+        ));
+        Ok(results)
+    }
+
+    async fn write_dialogues(&mut self, drafts: Vec<Draft>, attempt: u32) -> Result<Vec<Sample>> {
+        let items = drafts
+            .iter()
+            .map(|draft| DialogueItem {
+                sample_id: draft.id.to_string(),
+                prompts: vec![draft.prompt.clone()],
+                images: vec![draft.image.clone()],
+            })
+            .collect();
+        let written = stages::dialogues(
+            self.suite,
+            self.plan.wanted.recipe_seed,
+            &self.plan.dialogue,
+            items,
+        )
+        .await?;
+        let mut conversations = self.keep(written);
+        let mut samples = Vec::new();
+        for mut draft in drafts {
+            let sample = match conversations.remove(&draft.id.to_string()) {
+                None => None,
+                Some(conversation) => self.pass_dialogue_gate(&mut draft, conversation).await?,
+            };
+            match sample {
+                Some(conversation) => samples.push(self.sample(draft, conversation, attempt)),
+                // Its picture makes room for another one like it.
+                None => self.hashes.retain(|hash| *hash != draft.hash),
+            }
+        }
+        Ok(samples)
+    }
+
+    async fn pass_dialogue_gate(
+        &mut self,
+        draft: &mut Draft,
+        conversation: Conversation,
+    ) -> Result<Option<Conversation>> {
+        if !self.plan.gates.dialogue_agrees {
+            return Ok(Some(conversation));
+        }
+        let found =
+            stages::disagreements(self.suite, conversation.clone(), vec![draft.prompt.clone()])
+                .await?;
+        let result = gates::judged(
+            gates::DIALOGUE,
+            (!found.is_empty()).then(|| found.join("; ")),
+        );
+        if gates::rejection(std::slice::from_ref(&result)).is_some() {
+            self.count_rejection(&result);
+            return Ok(None);
+        }
+        draft.gates.push(result);
+        Ok(Some(conversation))
+    }
+
+    fn sample(&self, draft: Draft, conversation: Conversation, attempt: u32) -> Sample {
+        Sample {
+            id: draft.id.to_string(),
+            ability: self.partition.ability.clone(),
+            slot: draft.slot,
+            attempt,
+            prompts: vec![draft.prompt],
+            images: vec![draft.image],
+            conversation: Some(conversation),
+            gates: draft.gates,
+        }
+    }
+}
+
+/// Prompts of the partition that a picture is held against beside its own.
+const OTHER_PROMPTS: usize = 7;
+
+/// The words of a prompt without its emphasis.
+fn plain_text(prompt: &Prompt) -> String {
+    if prompt.parts.is_empty() {
+        return prompt.text.clone();
+    }
+    let words: Vec<&str> = prompt
+        .parts
+        .iter()
+        .map(|part| part.text.trim_matches([' ', ',']))
+        .collect();
+    words
+        .into_iter()
+        .filter(|text| !text.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn decode(image: &Image) -> Result<DynamicImage> {
+    match &image.content {
+        Some(Content::Data(data)) => image::load_from_memory(data).context("cannot be decoded"),
+        Some(Content::Artefact(_)) | None => {
+            anyhow::bail!("did not come inline; ask the service for pictures under 4 MiB")
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The calls of synthesis, one function per stage. Each asks for a set of items, takes what the
+//! stream gives, and asks again for what is missing, so that a service that was restarted
+//! midway costs only the items it had not sent.
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use proto::{
+    dataset::v1::{Conversation, Image, ItemFailure, Prompt},
+    dialogue::v1::{
+        CheckDialogueRequest, DialogueItem, WriteDialoguesRequest, write_dialogues_response,
+    },
+    diffusion::v1::{
+        GenerateImagesRequest, ImageItem, SamplingSettings, ScoreImagesRequest, ScoreItem,
+        ScoreMeasure, generate_images_response,
+    },
+    promptgen::v1::{GeneratePromptsRequest, PromptItem, generate_prompts_response},
+};
+use runtime::explain;
+use tonic::{Code, Status, Streaming};
+
+use crate::{
+    recipe::{DialogueSettings, ImageSettings, PromptSyntax},
+    suite::Suite,
+};
+
+/// What came of one item, by its id.
+pub(super) type Outcomes<T> = HashMap<String, Result<T, ItemFailure>>;
+
+/// What one message of a result stream says of an item.
+pub(super) enum Message<T> {
+    /// Nothing final.
+    Pending,
+    /// The item's result.
+    Done(String, Result<T, ItemFailure>),
+}
+
+/// Tries in which a stage must bring at least one new item before the run gives up on it.
+const FRUITLESS_TRIES: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Asks promptgen for prompts.
+pub(super) async fn prompts(
+    suite: &Suite,
+    request: GeneratePromptsRequest,
+) -> Result<Outcomes<Prompt>> {
+    let items: Vec<PromptItem> = request.items.clone();
+    collect(
+        "promptgen",
+        items,
+        |item| &item.sample_id,
+        |items| {
+            let mut client = suite.promptgen.clone();
+            let request = GeneratePromptsRequest {
+                items,
+                ..request.clone()
+            };
+            async move {
+                client
+                    .generate_prompts(request)
+                    .await
+                    .map(tonic::Response::into_inner)
+            }
+        },
+        |message| match message.result {
+            Some(generate_prompts_response::Result::Prompt(prompt)) => {
+                Message::Done(message.sample_id, Ok(prompt))
+            }
+            Some(generate_prompts_response::Result::Failure(failure)) => {
+                Message::Done(message.sample_id, Err(failure))
+            }
+            None => Message::Pending,
+        },
+    )
+    .await
+}
+
+/// Asks diffusion for pictures, and tells `on_done` of each that came.
+pub(super) async fn images(
+    suite: &Suite,
+    settings: &ImageSettings,
+    items: Vec<ImageItem>,
+    on_done: impl Fn() + Copy,
+) -> Result<Outcomes<Image>> {
+    collect(
+        "diffusion",
+        items,
+        |item| &item.sample_id,
+        |items| {
+            let mut client = suite.diffusion.clone();
+            let request = GenerateImagesRequest {
+                model: settings.model.clone(),
+                items,
+                settings: Some(sampling(settings)),
+                report_progress: false,
+            };
+            async move {
+                client
+                    .generate_images(request)
+                    .await
+                    .map(tonic::Response::into_inner)
+            }
+        },
+        |message| match message.result {
+            Some(generate_images_response::Result::Image(generated)) => {
+                on_done();
+                match generated.image {
+                    Some(image) => Message::Done(message.sample_id, Ok(image)),
+                    None => Message::Done(
+                        message.sample_id,
+                        Err(failure("EMPTY_RESULT", "the reply holds no image")),
+                    ),
+                }
+            }
+            Some(generate_images_response::Result::Failure(failure)) => {
+                on_done();
+                Message::Done(message.sample_id, Err(failure))
+            }
+            Some(generate_images_response::Result::Progress(_)) | None => Message::Pending,
+        },
+    )
+    .await
+}
+
+/// Asks dialogue for conversations.
+pub(super) async fn dialogues(
+    suite: &Suite,
+    seed: u64,
+    settings: &DialogueSettings,
+    items: Vec<DialogueItem>,
+) -> Result<Outcomes<Conversation>> {
+    collect(
+        "dialogue",
+        items,
+        |item| &item.sample_id,
+        |items| {
+            let mut client = suite.dialogue.clone();
+            let request = WriteDialoguesRequest {
+                items,
+                seed,
+                kinds: Vec::new(),
+                round_count: settings.rounds,
+            };
+            async move {
+                client
+                    .write_dialogues(request)
+                    .await
+                    .map(tonic::Response::into_inner)
+            }
+        },
+        |message| match message.result {
+            Some(write_dialogues_response::Result::Conversation(conversation)) => {
+                Message::Done(message.sample_id, Ok(conversation))
+            }
+            Some(write_dialogues_response::Result::Failure(failure)) => {
+                Message::Done(message.sample_id, Err(failure))
+            }
+            None => Message::Pending,
+        },
+    )
+    .await
+}
+
+/// Holds a conversation against its facts: one sentence per disagreement.
+pub(super) async fn disagreements(
+    suite: &Suite,
+    conversation: Conversation,
+    prompts: Vec<Prompt>,
+) -> Result<Vec<String>> {
+    let request = CheckDialogueRequest {
+        conversation: Some(conversation),
+        prompts,
+    };
+    let reply = unary("dialogue", || {
+        let (mut client, request) = (suite.dialogue.clone(), request.clone());
+        async move { client.check_dialogue(request).await }
+    })
+    .await?;
+    Ok(reply
+        .disagreements
+        .into_iter()
+        .map(|found| found.reason)
+        .collect())
+}
+
+/// Cosines of a picture with texts, in their order; `None` where no model measures them.
+pub(super) async fn alignment(
+    suite: &Suite,
+    image: Image,
+    texts: Vec<String>,
+) -> Result<Option<Vec<f32>>> {
+    let request = ScoreImagesRequest {
+        items: vec![ScoreItem {
+            image: Some(image),
+            texts,
+        }],
+        measures: vec![ScoreMeasure::Alignment.into()],
+        model: String::new(),
+    };
+    let reply = unary("image scoring", || {
+        let (mut client, request) = (suite.scoring.clone(), request.clone());
+        async move { client.score_images(request).await }
+    })
+    .await;
+    match reply {
+        Ok(reply) => match reply.scores.into_iter().next() {
+            Some(score) if score.failure.is_none() => Ok(Some(score.alignment_cosine)),
+            Some(score) => Err(anyhow!(
+                "a picture could not be scored: {}",
+                score.failure.unwrap_or_default().message
+            )),
+            None => Err(anyhow!("image scoring answered without a score")),
+        },
+        Err(error) if is_unimplemented(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Collects one result per item over as many calls as it takes.
+async fn collect<I, T, M, Call, Reply>(
+    stage: &str,
+    items: Vec<I>,
+    id: impl Fn(&I) -> &String,
+    call: Call,
+    read: impl Fn(M) -> Message<T>,
+) -> Result<Outcomes<T>>
+where
+    I: Clone,
+    Call: Fn(Vec<I>) -> Reply,
+    Reply: Future<Output = Result<Streaming<M>, Status>>,
+{
+    let mut outcomes = Outcomes::new();
+    let mut fruitless = 0;
+    loop {
+        let missing: Vec<I> = items
+            .iter()
+            .filter(|item| !outcomes.contains_key(id(item)))
+            .cloned()
+            .collect();
+        if missing.is_empty() {
+            return Ok(outcomes);
+        }
+        let before = outcomes.len();
+        let status = drain(call(missing).await, &read, &mut outcomes).await.err();
+        if let Some(status) = &status
+            && !is_worth_retrying(status)
+        {
+            return Err(anyhow!("{}", explain(status))).context(StageFailed(stage.to_owned()));
+        }
+        fruitless = if outcomes.len() > before {
+            0
+        } else {
+            fruitless + 1
+        };
+        if fruitless == FRUITLESS_TRIES {
+            let why = status.map_or_else(
+                || "it ended its stream early".to_owned(),
+                |status| explain(&status),
+            );
+            return Err(anyhow!("{why}")).context(StageFailed(stage.to_owned()));
+        }
+        if fruitless > 0 {
+            tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(fruitless - 1)).await;
+        }
+    }
+}
+
+async fn drain<T, M>(
+    stream: Result<Streaming<M>, Status>,
+    read: impl Fn(M) -> Message<T>,
+    outcomes: &mut Outcomes<T>,
+) -> Result<(), Status> {
+    let mut stream = stream?;
+    while let Some(message) = stream.message().await? {
+        if let Message::Done(id, outcome) = read(message) {
+            outcomes.insert(id, outcome);
+        }
+    }
+    Ok(())
+}
+
+/// One call that is tried again while the service is away or full.
+async fn unary<R, Reply>(stage: &str, call: impl Fn() -> Reply) -> Result<R>
+where
+    Reply: Future<Output = Result<tonic::Response<R>, Status>>,
+{
+    let mut tries = 0;
+    loop {
+        match call().await {
+            Ok(reply) => return Ok(reply.into_inner()),
+            Err(status) if is_worth_retrying(&status) && tries + 1 < FRUITLESS_TRIES => {
+                tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(tries)).await;
+                tries += 1;
+            }
+            Err(status) => {
+                let unimplemented = status.code() == Code::Unimplemented;
+                let error = anyhow!("{}", explain(&status)).context(StageFailed(stage.to_owned()));
+                return Err(if unimplemented {
+                    error.context(Unimplemented)
+                } else {
+                    error
+                });
+            }
+        }
+    }
+}
+
+fn is_worth_retrying(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::ResourceExhausted | Code::Aborted
+    )
+}
+
+fn is_unimplemented(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Unimplemented>().is_some()
+}
+
+/// Which stage failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} failed")]
+struct StageFailed(String);
+
+/// The endpoint does not offer the call.
+#[derive(Debug, thiserror::Error)]
+#[error("the endpoint does not offer this")]
+struct Unimplemented;
+
+fn failure(reason: &str, message: &str) -> ItemFailure {
+    ItemFailure {
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        retryable: false,
+    }
+}
+
+fn sampling(settings: &ImageSettings) -> SamplingSettings {
+    SamplingSettings {
+        step_count: settings.steps,
+        guidance_scale: Some(settings.guidance),
+        width_px: settings.width_px,
+        height_px: settings.height_px,
+        prompt_syntax: settings.prompt_syntax.into_proto().into(),
+        ..SamplingSettings::default()
+    }
+}
+
+impl PromptSyntax {
+    /// The schema's name for it.
+    pub fn into_proto(self) -> proto::dataset::v1::PromptSyntax {
+        match self {
+            Self::Plain => proto::dataset::v1::PromptSyntax::Plain,
+            Self::Webui => proto::dataset::v1::PromptSyntax::Webui,
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Programs of the suite, started as users start them.
+
+use std::{
+    hash::{Hash as _, Hasher as _},
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+/// Longest wait for a program to say where it listens.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A service in a process of its own; it is killed when dropped.
+#[derive(Debug)]
+pub struct Service {
+    name: String,
+    child: Child,
+    address: SocketAddr,
+}
+
+/// The checkout under test.
+pub fn checkout() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent()
+        .expect("the crate lies one folder below the root")
+        .to_path_buf()
+}
+
+/// Assets whose models are the small random ones that the models' own tests use, in the layouts
+/// of the real ones: what is tested here is the way through the suite, not how well it paints.
+///
+/// # Panics
+/// The folder cannot be made.
+pub fn assets() -> PathBuf {
+    let checkout = checkout();
+    let fixtures = checkout.join("crates/models/tests/fixtures");
+    let folder = build_folder().join(format!("test-assets-{:016x}", hash(&checkout)));
+    let nano = folder.join("models/nano");
+    std::fs::create_dir_all(&nano).expect("a folder beside the programs");
+    let links = [
+        (checkout.join("abilities"), folder.join("abilities")),
+        (checkout.join("models/nano/base"), nano.join("base")),
+        (
+            checkout.join("models/nano/bench-real"),
+            nano.join("bench-real"),
+        ),
+        (fixtures.join("sd/tiny"), nano.join("nano-sd")),
+        (fixtures.join("sd/clip"), nano.join("nano-clip")),
+        (fixtures.join("llava"), nano.join("nano-llava")),
+    ];
+    for (target, link) in links {
+        match std::os::unix::fs::symlink(&target, &link) {
+            Ok(()) => {}
+            // Another test was here first; the name of the folder says that it meant the same.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => panic!("cannot link {}: {error}", link.display()),
+        }
+    }
+    folder
+}
+
+fn hash(path: &Path) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Where the programs of the build that made this test lie.
+fn build_folder() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test knows its own file");
+    // target/release/deps/test-0123 → target/release
+    test.ancestors()
+        .nth(2)
+        .expect("tests lie in target/<profile>/deps")
+        .to_path_buf()
+}
+
+/// A program of the suite, from the build that made this test.
+///
+/// # Panics
+/// It was not built: `cargo build --release --bins` does that.
+pub fn program(name: &str) -> Command {
+    let test = std::env::current_exe().expect("a running test knows its own file");
+    // target/release/deps/test-0123 → target/release/name
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .expect("tests lie in target/<profile>/deps");
+    let path = folder.join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo build --release --bins`",
+        path.display()
+    );
+    let mut command = Command::new(path);
+    command
+        .env("DIPTYCH_ASSETS", assets())
+        .env_remove("REDIS_URL")
+        .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
+    command
+}
+
+/// Runs a program to its end and asserts that it succeeded.
+///
+/// # Panics
+/// It failed; its stderr is shown.
+pub fn finished(mut command: Command) -> Output {
+    let output = command.output().expect("the program starts");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}:\n{complaint}",
+        output.status
+    );
+    output
+}
+
+impl Service {
+    /// Starts a service on a free port and waits until it says where it listens.
+    ///
+    /// # Panics
+    /// It ends, or says nothing in time.
+    pub fn start(name: &str, configure: impl FnOnce(&mut Command)) -> Self {
+        let mut command = program(name);
+        command
+            .args(["--listen", "127.0.0.1:0"])
+            .env("DIPTYCH_LOG_FORMAT", "json")
+            .stderr(Stdio::piped());
+        configure(&mut command);
+        let mut child = command.spawn().expect("the service starts");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let (found, address) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Some(address) = listening(&line) {
+                    // The test may have given up already.
+                    let _ = found.send(address);
+                } else if std::env::var_os("DIPTYCH_TEST_LOG").is_some() {
+                    eprintln!("{line}");
+                }
+            }
+        });
+        let address = address.recv_timeout(START_TIMEOUT);
+        let address =
+            address.unwrap_or_else(|error| panic!("{name} did not say where it listens: {error}"));
+        Self {
+            name: name.to_owned(),
+            child,
+            address,
+        }
+    }
+
+    /// `http://…` of the service.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// `name=http://…`, as `--endpoints` wants it.
+    pub fn named_endpoint(&self) -> String {
+        format!("{}={}", self.name, self.endpoint())
+    }
+
+    /// Asks the service to stop, as Kubernetes does, and waits for its end.
+    ///
+    /// # Panics
+    /// The signal cannot be sent, or the service ended with an error.
+    pub fn stop(mut self) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+        let status = self.child.wait().expect("the service ends");
+        assert!(status.success(), "{} ended with {status}", self.name);
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn listening(line: &str) -> Option<SocketAddr> {
+    let entry: serde_json::Value = serde_json::from_str(line).ok()?;
+    let fields = &entry["fields"];
+    (fields["message"] == "listening").then(|| fields["address"].as_str()?.parse().ok())?
+}

@@ -1,0 +1,198 @@
+//! The main job through the command line, on the embedded default.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tests::{finished, program};
+
+/// Two abilities of two partitions each, in few steps.
+const SYNTHESIS: &str = r#"
+name = "pipeline"
+seed = 5
+[synth]
+abilities = { animal = 66, color = 4 }
+[synth.image]
+steps = 2
+[synth.gates]
+min_alignment_lead = -2.0
+dialogue_agrees = true
+"#;
+
+/// A whole experiment in its smallest size.
+const EXPERIMENT: &str = r#"
+name = "smallest"
+seed = 12
+[synth]
+abilities = { animal = 4, color = 4 }
+[synth.image]
+steps = 4
+[synth.gates]
+min_alignment_lead = -2.0
+dialogue_agrees = true
+[train]
+baseline_steps = 1
+align = { steps = 2, batch_size = 4, learning_rate = 1e-3 }
+instruct = { steps = 2, batch_size = 4, learning_rate = 1e-3 }
+[eval]
+questions_per_ability = 2
+generated_images_per_ability = 4
+resamples = 100
+"#;
+
+#[test]
+fn the_same_recipe_gives_the_same_dataset_undisturbed_killed_or_shared_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = write(folder.path(), SYNTHESIS);
+    let undisturbed = synth(&recipe, &folder.path().join("undisturbed"), &[]);
+    assert_eq!(undisturbed["accepted"], 70);
+
+    let killed = folder.path().join("killed");
+    kill_after_first_partition(&recipe, &killed);
+    let continued = synth(&recipe, &killed, &[]);
+    assert_eq!(continued["manifest_sha256"], undisturbed["manifest_sha256"]);
+    let made = continued["made_partitions"].as_u64().unwrap();
+    assert!(
+        made < undisturbed["made_partitions"].as_u64().unwrap(),
+        "what was committed was made again"
+    );
+
+    let shared = folder.path().join("shared");
+    for index in ["0", "1"] {
+        synth(
+            &recipe,
+            &shared,
+            &["--shard-index", index, "--shard-count", "2"],
+        );
+    }
+    let shared = synth(&recipe, &shared, &[]);
+    assert_eq!(shared["manifest_sha256"], undisturbed["manifest_sha256"]);
+    assert_eq!(shared["made_partitions"], 0);
+}
+
+#[test]
+fn a_run_leaves_everything_and_a_finished_one_calls_no_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = write(folder.path(), EXPERIMENT);
+    let out = folder.path().join("run");
+    run(&recipe, &out, &[]);
+    for path in [
+        "dataset/dataset.json",
+        "train/baseline/metrics.jsonl",
+        "train/control/metrics.jsonl",
+        "train/synthetic/metrics.jsonl",
+        "eval.json",
+        "report.html",
+        "run.json",
+    ] {
+        assert!(out.join(path).is_file(), "{path} is missing");
+    }
+    let report = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(
+        report.contains("data:image/png;base64,"),
+        "the report shows no picture"
+    );
+
+    // Nobody listens there: whatever called a service would fail.
+    let nowhere = ["promptgen", "diffusion", "dialogue", "trainer", "eval"]
+        .map(|name| format!("{name}=http://127.0.0.1:9"));
+    run(&recipe, &out, &["--endpoints", &nowhere.join(",")]);
+
+    let exported = folder.path().join("exported");
+    let mut command = program("diptych");
+    command
+        .arg("export")
+        .arg(out.join("dataset"))
+        .args(["--format", "llava", "--out"])
+        .arg(&exported);
+    finished(command);
+    let rows: Vec<serde_json::Value> =
+        serde_json::from_slice(&fs::read(exported.join("data.json")).unwrap()).unwrap();
+    assert_eq!(rows.len(), 8);
+    for row in &rows {
+        assert!(
+            exported
+                .join("images")
+                .join(
+                    Path::new(row["image"].as_str().unwrap())
+                        .file_name()
+                        .unwrap()
+                )
+                .is_file()
+        );
+        assert!(
+            row["conversations"][0]["value"]
+                .as_str()
+                .unwrap()
+                .starts_with("<image>\n")
+        );
+    }
+}
+
+#[test]
+fn a_folder_of_another_recipe_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let recipe = write(
+        folder.path(),
+        &SYNTHESIS.replace("animal = 66, color = 4", "animal = 2"),
+    );
+    synth(&recipe, &out, &[]);
+    let recipe = write(
+        folder.path(),
+        &SYNTHESIS.replace("animal = 66, color = 4", "animal = 3"),
+    );
+    let output = command("synth", &recipe, &out, &[]).output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && complaint.contains("recipe"),
+        "{complaint}"
+    );
+}
+
+/// Starts a synthesis and kills it without warning once something is committed.
+fn kill_after_first_partition(recipe: &Path, out: &Path) {
+    let mut child = command("synth", recipe, out, &[])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let manifest = out.join("manifest");
+    while fs::read_dir(&manifest).map_or(0, Iterator::count) == 0 {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it ended before it could be killed"
+        );
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+fn write(folder: &Path, recipe: &str) -> PathBuf {
+    let path = folder.join("recipe.toml");
+    fs::write(&path, recipe).unwrap();
+    path
+}
+
+fn synth(recipe: &Path, out: &Path, arguments: &[&str]) -> serde_json::Value {
+    let output = finished(command("synth", recipe, out, arguments));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn run(recipe: &Path, out: &Path, arguments: &[&str]) {
+    finished(command("run", recipe, out, arguments));
+}
+
+fn command(name: &str, recipe: &Path, out: &Path, arguments: &[&str]) -> Command {
+    let mut command = program("diptych");
+    command
+        .arg(name)
+        .arg(recipe)
+        .arg("--out")
+        .arg(out)
+        .arg("--json")
+        .args(arguments);
+    command
+}
