@@ -88,6 +88,8 @@ pub struct Handle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Warming,
+    /// Calls are let in; the health is about to say so. Who reads SERVING is never refused.
+    Opening,
     Serving,
     Draining,
 }
@@ -182,7 +184,7 @@ impl Handle {
     pub async fn ready(&mut self) -> Result<(), StartError> {
         let mut phase = self.phase.clone();
         let reached = phase
-            .wait_for(|phase| *phase != Phase::Warming)
+            .wait_for(|phase| matches!(phase, Phase::Serving | Phase::Draining))
             .await
             .map(|phase| *phase);
         match reached {
@@ -369,8 +371,9 @@ impl Life {
             })?,
             () = self.stop.cancelled() => return Ok(()),
         }
-        self.phase.send_replace(Phase::Serving);
+        self.phase.send_replace(Phase::Opening);
         self.health.set(true).await;
+        self.phase.send_replace(Phase::Serving);
         tracing::info!(service = self.name, "serving");
         self.stop.cancelled().await;
         Ok(())
