@@ -1,0 +1,81 @@
+//! What the operator decides.
+
+use clap::{Args, Parser, ValueEnum};
+use runtime::options::{ListenOptions, TelemetryOptions};
+use std::path::PathBuf;
+
+/// The command line of the service.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "dialogue",
+    version,
+    about = "Writes conversations about images and checks them",
+    after_help = "Example: dialogue --abilities ./abilities --listen 127.0.0.1:50053"
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// Where to listen.
+    #[command(flatten)]
+    pub listen: ListenOptions,
+    /// Logs and traces.
+    #[command(flatten)]
+    pub telemetry: TelemetryOptions,
+}
+
+/// What decides the service's answers and bounds.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Folder of ability files.
+    #[arg(long, env = "DIPTYCH_ABILITIES", default_value_os_t = under_assets("abilities"), value_name = "DIR")]
+    pub abilities: PathBuf,
+    /// Who writes the conversations.
+    #[arg(long = "backend", env = "DIPTYCH_DIALOGUE_BACKEND", value_enum, default_value_t = Backend::Grammar)]
+    pub backend: Backend,
+    /// Most conversations that one request may ask for.
+    #[arg(long, env = "DIPTYCH_DIALOGUE_MAX_ITEMS", default_value_t = MAX_ITEMS, value_name = "COUNT")]
+    pub max_items: usize,
+    /// Largest message that this service's methods take or give, in bytes.
+    #[arg(skip = MAX_MESSAGE_BYTES)]
+    pub max_message_bytes: usize,
+}
+
+/// Who writes the conversations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// The ability's templates, filled from the facts.
+    Grammar,
+}
+
+const MAX_ITEMS: usize = 4096;
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+impl Arguments {
+    /// The service's options, with the listener's message bound.
+    pub fn service(&self) -> Options {
+        Options {
+            max_message_bytes: self.listen.max_message_bytes,
+            ..self.options.clone()
+        }
+    }
+}
+
+impl Options {
+    /// Options for the assets under a folder, everything else at its default.
+    pub fn for_assets(assets: PathBuf) -> Self {
+        Self {
+            abilities: assets.join("abilities"),
+            backend: Backend::Grammar,
+            max_items: MAX_ITEMS,
+            max_message_bytes: MAX_MESSAGE_BYTES,
+        }
+    }
+}
+
+/// Assets lie where the operator says, else in the checkout that this binary was built from.
+fn under_assets(folder: &str) -> PathBuf {
+    let checkout = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    std::env::var_os("DIPTYCH_ASSETS")
+        .map_or_else(checkout, PathBuf::from)
+        .join(folder)
+}

@@ -1,0 +1,133 @@
+//! gRPC adapter.
+
+use crate::{
+    backend::{DialogueWriter, grammar::unknown_ability},
+    check::Checker,
+    error::Error,
+    request::{Item, Style, Wanted, to_check},
+};
+use dataset::ability::Abilities;
+use futures::{Stream, StreamExt as _, stream};
+use proto::{
+    dataset::v1::Capabilities,
+    dialogue::v1::{
+        CheckDialogueRequest, CheckDialogueResponse, GetCapabilitiesRequest,
+        GetCapabilitiesResponse, WriteDialoguesRequest, WriteDialoguesResponse,
+        dialogue_service_server::DialogueService, write_dialogues_response::Result as Outcome,
+    },
+};
+use runtime::{RequestContext, item_failure, respond};
+use std::{pin::Pin, sync::Arc};
+use tonic::{Request, Response, Status};
+
+/// Writes and checks conversations.
+pub(crate) struct Dialogue {
+    abilities: Arc<Abilities>,
+    backend: Arc<dyn DialogueWriter>,
+    checker: Arc<Checker>,
+    max_items: usize,
+}
+
+impl Dialogue {
+    pub(crate) fn new(
+        abilities: Arc<Abilities>,
+        backend: Arc<dyn DialogueWriter>,
+        checker: Arc<Checker>,
+        max_items: usize,
+    ) -> Self {
+        Self {
+            abilities,
+            backend,
+            checker,
+            max_items,
+        }
+    }
+
+    fn wanted(&self, request: WriteDialoguesRequest) -> Result<Wanted, Error> {
+        let wanted = Wanted::try_from_request(request, self.max_items)?;
+        let named = wanted
+            .items
+            .iter()
+            .flat_map(|item| &item.prompts)
+            .map(|prompt| &prompt.ability);
+        for name in named {
+            if self.abilities.get(name).is_none() {
+                return Err(unknown_ability(&self.abilities, name));
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            service: "diptych.dialogue.v1.DialogueService".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            backend: self.backend.name().to_owned(),
+            models: Vec::new(),
+            abilities: self.abilities.names().map(str::to_owned).collect(),
+            features: ["multi_turn", "answer_keywords", "check"]
+                .map(str::to_owned)
+                .to_vec(),
+            max_items_per_request: u32::try_from(self.max_items).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+type DialogueStream = Pin<Box<dyn Stream<Item = Result<WriteDialoguesResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl DialogueService for Dialogue {
+    type WriteDialoguesStream = DialogueStream;
+
+    async fn get_capabilities(
+        &self,
+        _request: Request<GetCapabilitiesRequest>,
+    ) -> Result<Response<GetCapabilitiesResponse>, Status> {
+        Ok(Response::new(GetCapabilitiesResponse {
+            capabilities: Some(self.capabilities()),
+        }))
+    }
+
+    async fn write_dialogues(
+        &self,
+        request: Request<WriteDialoguesRequest>,
+    ) -> Result<Response<Self::WriteDialoguesStream>, Status> {
+        let cancelled = RequestContext::of(&request).cancelled();
+        let Wanted { items, style } = self
+            .wanted(request.into_inner())
+            .map_err(|error| respond(&error))?;
+        let backend = Arc::clone(&self.backend);
+        let written = stream::iter(items).then(move |item| {
+            let (backend, style) = (Arc::clone(&backend), style.clone());
+            async move { Ok(answer(backend.as_ref(), &item, &style).await) }
+        });
+        Ok(Response::new(Box::pin(
+            written.take_until(cancelled.cancelled_owned()),
+        )))
+    }
+
+    async fn check_dialogue(
+        &self,
+        request: Request<CheckDialogueRequest>,
+    ) -> Result<Response<CheckDialogueResponse>, Status> {
+        let (conversation, prompts) =
+            to_check(request.into_inner()).map_err(|error| respond(&error))?;
+        let disagreements = self.checker.check(&conversation, &prompts);
+        Ok(Response::new(CheckDialogueResponse { disagreements }))
+    }
+}
+
+async fn answer(
+    backend: &dyn DialogueWriter,
+    item: &Item,
+    style: &Style,
+) -> WriteDialoguesResponse {
+    let result = match backend.write(item, style).await {
+        Ok(conversation) => Outcome::Conversation(conversation),
+        Err(error) => Outcome::Failure(item_failure(&error)),
+    };
+    WriteDialoguesResponse {
+        sample_id: item.sample_id.clone(),
+        result: Some(result),
+    }
+}

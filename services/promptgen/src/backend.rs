@@ -1,0 +1,31 @@
+//! Who writes the prompts.
+
+pub(crate) mod grammar;
+
+use crate::{
+    error::Error,
+    request::{Item, Wanted},
+};
+use proto::dataset::v1::Prompt;
+
+/// A writer of prompts. A back-end that asks a language model gets the ability's
+/// cautions and examples with the same request.
+pub(crate) trait PromptWriter: Send + Sync + 'static {
+    /// Name, as in `Capabilities.backend`.
+    fn name(&self) -> &'static str;
+
+    /// Everything besides the item that decides the prompts of a request, as a text:
+    /// part of the key under which they are cached.
+    fn fingerprint(&self, wanted: &Wanted) -> Result<String, Error>;
+
+    /// Prepares the prompts of a request. The result answers for every item by
+    /// itself, so that any subset asked again gives equal prompts.
+    fn prepare(&self, wanted: &Wanted) -> Result<Box<dyn Prepared>, Error>;
+}
+
+/// A request ready to be answered item by item.
+#[tonic::async_trait]
+pub(crate) trait Prepared: Send + Sync {
+    /// The prompt of one item.
+    async fn write(&self, item: &Item) -> Result<Prompt, Error>;
+}

@@ -1,0 +1,182 @@
+//! Prompts from the ability's file alone: seeded, balanced, with facts.
+
+use super::{Prepared, PromptWriter};
+use crate::{
+    error::Error,
+    request::{Item, Wanted},
+};
+use dataset::ability::{Abilities, Ability, Combination, Draw};
+use proto::dataset::v1::{Prompt, PromptSyntax, Provenance, WeightedText};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Factor that `((x))` gives: 1.1 twice.
+const EMPHASIS: f32 = 1.21;
+
+/// Draws prompts from the seeded order of an ability.
+pub(crate) struct Grammar {
+    abilities: Arc<Abilities>,
+}
+
+impl Grammar {
+    pub(crate) fn new(abilities: Arc<Abilities>) -> Self {
+        Self { abilities }
+    }
+
+    fn ability(&self, name: &str) -> Result<&Ability, Error> {
+        self.abilities
+            .get(name)
+            .ok_or_else(|| unknown_ability(&self.abilities, name))
+    }
+}
+
+impl PromptWriter for Grammar {
+    fn name(&self) -> &'static str {
+        "grammar"
+    }
+
+    fn fingerprint(&self, wanted: &Wanted) -> Result<String, Error> {
+        let Wanted {
+            ability,
+            seed,
+            slot_count,
+            split,
+            style_weights,
+            excluded_texts,
+            syntax,
+            items: _,
+        } = wanted;
+        let sha256 = self.ability(ability)?.sha256();
+        let version = env!("CARGO_PKG_VERSION");
+        Ok(format!(
+            "{version} {sha256} {seed} {slot_count} {split:?} {style_weights:?} {excluded_texts:?} {syntax:?}"
+        ))
+    }
+
+    fn prepare(&self, wanted: &Wanted) -> Result<Box<dyn Prepared>, Error> {
+        let ability = self.ability(&wanted.ability)?;
+        let draw = Draw {
+            seed: wanted.seed,
+            split: wanted.split,
+            style_weights: &wanted.style_weights,
+        };
+        let order: Vec<Combination> = ability.ordered(&draw)?.into_iter().cloned().collect();
+        Ok(Box::new(Writer {
+            ability: ability.name().to_owned(),
+            ability_sha256: ability.sha256().to_owned(),
+            negative_text: ability.negative_prompt().to_owned(),
+            order,
+            wanted: Wanted {
+                items: Vec::new(),
+                ..wanted.clone()
+            },
+        }))
+    }
+}
+
+/// The error for a name that no ability has.
+pub(crate) fn unknown_ability(abilities: &Abilities, name: &str) -> Error {
+    let known = abilities.names().collect::<Vec<_>>().join(", ");
+    Error::UnknownAbility {
+        name: name.to_owned(),
+        known,
+    }
+}
+
+struct Writer {
+    ability: String,
+    ability_sha256: String,
+    negative_text: String,
+    order: Vec<Combination>,
+    wanted: Wanted,
+}
+
+#[tonic::async_trait]
+impl Prepared for Writer {
+    async fn write(&self, item: &Item) -> Result<Prompt, Error> {
+        let found = self.at(item)?;
+        Ok(Prompt {
+            sample_id: item.sample_id.clone(),
+            ability: self.ability.clone(),
+            keyword: found.keyword.clone(),
+            text: self.text(found),
+            negative_text: self.negative_text.clone(),
+            syntax: self.wanted.syntax.into(),
+            parts: self.parts(found),
+            facts: Some(found.facts.clone()),
+            provenance: Some(self.provenance(item)),
+        })
+    }
+}
+
+impl Writer {
+    /// The prompt at the item's place. An excluded one is stepped over by whole
+    /// rounds of slots, so that two slots never meet.
+    fn at(&self, item: &Item) -> Result<&Combination, Error> {
+        let mut place = item.place(self.wanted.slot_count);
+        loop {
+            let found = usize::try_from(place)
+                .ok()
+                .and_then(|place| self.order.get(place));
+            let Some(found) = found else {
+                let (ability, prompt_count) = (self.ability.clone(), self.order.len());
+                return Err(Error::Exhausted {
+                    ability,
+                    prompt_count,
+                    place,
+                });
+            };
+            let excluded = &self.wanted.excluded_texts;
+            if !excluded.contains(&found.webui_text()) && !excluded.contains(&found.plain_text()) {
+                return Ok(found);
+            }
+            place = place.saturating_add(self.wanted.slot_count);
+        }
+    }
+
+    fn text(&self, found: &Combination) -> String {
+        match self.wanted.syntax {
+            PromptSyntax::Plain => found.plain_text(),
+            PromptSyntax::Webui | PromptSyntax::Unspecified => found.webui_text(),
+        }
+    }
+
+    fn parts(&self, found: &Combination) -> Vec<WeightedText> {
+        let first = if self.wanted.syntax == PromptSyntax::Plain {
+            1.0
+        } else {
+            EMPHASIS
+        };
+        let weights = std::iter::once(first).chain(std::iter::repeat(1.0));
+        found
+            .parts
+            .iter()
+            .zip(weights)
+            .map(|(text, weight)| WeightedText {
+                text: text.clone(),
+                weight,
+            })
+            .collect()
+    }
+
+    fn provenance(&self, item: &Item) -> Provenance {
+        let parameters = BTreeMap::from([
+            ("ability_sha256", self.ability_sha256.clone()),
+            ("attempt", item.attempt.to_string()),
+            ("slot", item.slot.to_string()),
+            ("slot_count", self.wanted.slot_count.to_string()),
+            ("split", format!("{:?}", self.wanted.split).to_lowercase()),
+        ]);
+        Provenance {
+            producer: "promptgen/grammar".to_owned(),
+            code_version: env!("CARGO_PKG_VERSION").to_owned(),
+            seed: self.wanted.seed,
+            seeded: true,
+            parameters: parameters
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+            parent_sha256: vec![self.ability_sha256.clone()],
+            ..Provenance::default()
+        }
+    }
+}

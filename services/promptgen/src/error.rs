@@ -1,0 +1,109 @@
+//! What can go wrong, and what a caller can do about it.
+
+use dataset::ability::StyleWeightsError;
+use runtime::{Kind, ServiceError};
+
+/// An error of promptgen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The abilities cannot be loaded.
+    #[error("the abilities cannot be loaded")]
+    Abilities(#[source] dataset::ability::Error),
+    /// The embedding model cannot be loaded.
+    #[error("the embedding model `{model}` cannot be loaded: {reason}")]
+    Model {
+        /// Its name.
+        model: String,
+        /// What is wrong, with the file.
+        reason: String,
+    },
+    /// A field of a request breaks a rule.
+    #[error("{field}: {reason}")]
+    Field {
+        /// Path of the field.
+        field: String,
+        /// The rule.
+        reason: String,
+    },
+    /// No ability has this name.
+    #[error("there is no ability `{name}`; the abilities are {known}")]
+    UnknownAbility {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// The style weights make no sense.
+    #[error(transparent)]
+    StyleWeights(#[from] StyleWeightsError),
+    /// No prompt is left for this item.
+    #[error(
+        "ability `{ability}` has {prompt_count} prompts in this part, and place {place} (slot + attempt x slot_count) is past them; add keywords to its file or ask for fewer samples"
+    )]
+    Exhausted {
+        /// The ability.
+        ability: String,
+        /// Prompts in this part.
+        prompt_count: usize,
+        /// Place asked for.
+        place: u64,
+    },
+    /// No embedding model stands behind this endpoint.
+    #[error(
+        "this endpoint has no embedding model; start it with --embedding-model builtin:nano-clip"
+    )]
+    NoEmbeddingModel,
+    /// Another embedding model was asked for.
+    #[error("this endpoint serves no embedding model `{asked}`; it serves `{served}`")]
+    UnknownModel {
+        /// The name asked for.
+        asked: String,
+        /// The name served.
+        served: String,
+    },
+    /// A text could not be embedded.
+    #[error("the text cannot be embedded: {0}")]
+    Embed(String),
+    /// A cached value is not what was stored.
+    #[error("a cached value cannot be read")]
+    Cached(#[from] prost::DecodeError),
+    /// A worker thread ended early.
+    #[error("the embedding thread ended")]
+    Thread(#[source] tokio::task::JoinError),
+}
+
+impl Error {
+    pub(crate) fn field(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Field {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Field { field, reason } => Kind::invalid(field, reason),
+            Self::StyleWeights(error) => Kind::invalid("style_weights", error.to_string()),
+            Self::UnknownAbility { .. } | Self::UnknownModel { .. } => Kind::NotFound,
+            Self::Exhausted { .. } => Kind::FailedPrecondition,
+            Self::NoEmbeddingModel => Kind::Unimplemented,
+            Self::Abilities(_)
+            | Self::Model { .. }
+            | Self::Embed(_)
+            | Self::Cached(_)
+            | Self::Thread(_) => Kind::Internal,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownAbility { .. } => "UNKNOWN_ABILITY",
+            Self::UnknownModel { .. } => "UNKNOWN_MODEL",
+            Self::Exhausted { .. } => "PROMPTS_EXHAUSTED",
+            Self::NoEmbeddingModel => "NO_EMBEDDING_MODEL",
+            _ => self.kind().reason(),
+        }
+    }
+}

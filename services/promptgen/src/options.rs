@@ -1,0 +1,110 @@
+//! What the operator decides.
+
+use clap::{Args, Parser, ValueEnum};
+use runtime::options::{CacheOptions, ListenOptions, TelemetryOptions};
+use std::path::PathBuf;
+
+/// The command line of the service.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "promptgen",
+    version,
+    about = "Writes text-to-image prompts for an ability",
+    after_help = "Example: promptgen --abilities ./abilities --listen 127.0.0.1:50051"
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// Where to listen.
+    #[command(flatten)]
+    pub listen: ListenOptions,
+    /// Logs and traces.
+    #[command(flatten)]
+    pub telemetry: TelemetryOptions,
+}
+
+/// What decides the service's answers and bounds.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Folder of ability files.
+    #[arg(long, env = "DIPTYCH_ABILITIES", default_value_os_t = under_assets("abilities"), value_name = "DIR")]
+    pub abilities: PathBuf,
+    /// Who writes the prompts.
+    #[arg(long = "backend", env = "DIPTYCH_PROMPTGEN_BACKEND", value_enum, default_value_t = Backend::Grammar)]
+    pub backend: Backend,
+    /// Model that embeds texts: builtin:nano-clip, or a folder in the CLIP layout of
+    /// transformers. Without one, TextEmbeddingService is not offered.
+    #[arg(long, env = "DIPTYCH_EMBEDDING_MODEL", value_name = "MODEL")]
+    pub embedding_model: Option<String>,
+    /// Folder that `builtin:` models and abilities are found under.
+    #[arg(long, env = "DIPTYCH_ASSETS", default_value_os_t = checkout(), value_name = "DIR")]
+    pub assets: PathBuf,
+    /// Most prompts that one request may ask for.
+    #[arg(long, env = "DIPTYCH_PROMPTGEN_MAX_ITEMS", default_value_t = MAX_ITEMS, value_name = "COUNT")]
+    pub max_items: usize,
+    /// Largest message that this service's methods take or give, in bytes.
+    #[arg(skip = MAX_MESSAGE_BYTES)]
+    pub max_message_bytes: usize,
+    /// The cache of prompts and embeddings.
+    #[command(flatten)]
+    pub cache: CacheOptions,
+}
+
+/// Who writes the prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// The ability's file, by its seeded order.
+    Grammar,
+}
+
+const MAX_ITEMS: usize = 4096;
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+impl Arguments {
+    /// The service's options, with the listener's message bound.
+    pub fn service(&self) -> Options {
+        Options {
+            max_message_bytes: self.listen.max_message_bytes,
+            ..self.options.clone()
+        }
+    }
+}
+
+impl Options {
+    /// Options for the assets under a folder, everything else at its default.
+    pub fn for_assets(assets: PathBuf) -> Self {
+        Self {
+            abilities: assets.join("abilities"),
+            backend: Backend::Grammar,
+            embedding_model: None,
+            assets,
+            max_items: MAX_ITEMS,
+            max_message_bytes: MAX_MESSAGE_BYTES,
+            cache: CacheOptions::default(),
+        }
+    }
+
+    /// Name and folder of the embedding model, where one is wanted.
+    pub(crate) fn embedding_folder(&self) -> Option<(String, PathBuf)> {
+        let name = self
+            .embedding_model
+            .clone()
+            .filter(|name| !name.is_empty())?;
+        let folder = match name.strip_prefix("builtin:") {
+            Some(builtin) => self.assets.join("models/nano").join(builtin),
+            None => PathBuf::from(&name),
+        };
+        Some((name, folder))
+    }
+}
+
+fn under_assets(folder: &str) -> PathBuf {
+    std::env::var_os("DIPTYCH_ASSETS")
+        .map_or_else(checkout, PathBuf::from)
+        .join(folder)
+}
+
+/// The checkout that this binary was built from.
+fn checkout() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}

@@ -1,0 +1,156 @@
+//! A request for prompts, checked.
+
+use crate::error::Error;
+use dataset::ability::Split;
+use proto::{
+    dataset::v1::PromptSyntax,
+    promptgen::v1::{GeneratePromptsRequest, PromptItem, PromptSplit},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Prompts wanted of one ability.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) ability: String,
+    pub(crate) seed: u64,
+    /// Slots of the whole run, 1 or more; every item's slot is below it.
+    pub(crate) slot_count: u64,
+    pub(crate) split: Split,
+    pub(crate) style_weights: BTreeMap<String, f64>,
+    pub(crate) excluded_texts: BTreeSet<String>,
+    pub(crate) syntax: PromptSyntax,
+    pub(crate) items: Vec<Item>,
+}
+
+/// One prompt wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) sample_id: String,
+    pub(crate) slot: u64,
+    pub(crate) attempt: u32,
+}
+
+/// Most texts that one request may exclude.
+const MAX_EXCLUDED_TEXTS: usize = 100_000;
+
+impl Wanted {
+    /// Checks a request; `max_items` is the endpoint's bound.
+    pub(crate) fn try_from_request(
+        request: GeneratePromptsRequest,
+        max_items: usize,
+    ) -> Result<Self, Error> {
+        let split = request.split();
+        let syntax = request.syntax();
+        let GeneratePromptsRequest {
+            ability,
+            items,
+            seed,
+            slot_count,
+            style_weights,
+            excluded_texts,
+            ..
+        } = request;
+        let item_count = items.len();
+        if item_count == 0 {
+            return Err(Error::field("items", "ask for at least one prompt"));
+        }
+        if item_count > max_items {
+            let rule = format!(
+                "{item_count} prompts are more than this endpoint writes in one request ({max_items}); ask in parts"
+            );
+            return Err(Error::field("items", rule));
+        }
+        if excluded_texts.len() > MAX_EXCLUDED_TEXTS {
+            return Err(Error::field(
+                "excluded_texts",
+                format!("at most {MAX_EXCLUDED_TEXTS} texts"),
+            ));
+        }
+        let slot_count = if slot_count == 0 {
+            item_count as u64
+        } else {
+            slot_count
+        };
+        Ok(Self {
+            ability,
+            seed,
+            slot_count,
+            split: match split {
+                PromptSplit::Benchmark => Split::Benchmark,
+                PromptSplit::Training | PromptSplit::Unspecified => Split::Training,
+            },
+            style_weights: style_weights
+                .into_iter()
+                .map(|(style, weight)| (style, f64::from(weight)))
+                .collect(),
+            excluded_texts: excluded_texts.into_iter().collect(),
+            syntax: match syntax {
+                PromptSyntax::Unspecified => PromptSyntax::Webui,
+                given => given,
+            },
+            items: checked_items(items, slot_count)?,
+        })
+    }
+}
+
+impl Item {
+    /// Place in the ability's order.
+    pub(crate) fn place(&self, slot_count: u64) -> u64 {
+        self.slot
+            .saturating_add(u64::from(self.attempt).saturating_mul(slot_count))
+    }
+}
+
+fn checked_items(items: Vec<PromptItem>, slot_count: u64) -> Result<Vec<Item>, Error> {
+    let (mut ids, mut places) = (BTreeSet::new(), BTreeSet::new());
+    for (index, item) in items.iter().enumerate() {
+        let PromptItem {
+            sample_id,
+            slot,
+            attempt,
+        } = item;
+        let at = |field: &str| format!("items[{index}].{field}");
+        if !is_sample_id(sample_id) {
+            return Err(Error::field(
+                at("sample_id"),
+                "must be 32 lower-case hexadecimal digits",
+            ));
+        }
+        if !ids.insert(sample_id) {
+            return Err(Error::field(
+                at("sample_id"),
+                format!("{sample_id} stands there twice"),
+            ));
+        }
+        if *slot >= slot_count {
+            let rule = format!(
+                "slot {slot} is not below the {slot_count} slots of the run (slot_count; 0 means the number of items)"
+            );
+            return Err(Error::field(at("slot"), rule));
+        }
+        if !places.insert((slot, attempt)) {
+            return Err(Error::field(
+                at("slot"),
+                format!("slot {slot} at attempt {attempt} stands there twice"),
+            ));
+        }
+    }
+    let item = |PromptItem {
+                    sample_id,
+                    slot,
+                    attempt,
+                }| Item {
+        sample_id,
+        slot,
+        attempt,
+    };
+    Ok(items.into_iter().map(item).collect())
+}
+
+/// Whether a text is the id of a sample.
+fn is_sample_id(text: &str) -> bool {
+    text.len() == 32
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}

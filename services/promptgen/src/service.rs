@@ -1,0 +1,178 @@
+//! gRPC adapter of prompt writing.
+
+use crate::{
+    backend::{PromptWriter, grammar::unknown_ability},
+    error::Error,
+    memo::{CachedPrompts, Memo},
+    request::{Item, Wanted},
+};
+use dataset::ability::Abilities;
+use futures::{Stream, StreamExt as _, stream};
+use proto::{
+    dataset::v1::{Ability, Capabilities},
+    promptgen::v1::{
+        GeneratePromptsRequest, GeneratePromptsResponse, GetAbilityRequest, GetAbilityResponse,
+        GetCapabilitiesRequest, GetCapabilitiesResponse, ListAbilitiesRequest,
+        ListAbilitiesResponse, generate_prompts_response::Result as Outcome,
+        promptgen_service_server::PromptgenService,
+    },
+};
+use runtime::{RequestContext, item_failure, respond};
+use std::{pin::Pin, sync::Arc};
+use tonic::{Request, Response, Status};
+
+const DEFAULT_PAGE_SIZE: usize = 50;
+const MAX_PAGE_SIZE: u32 = 100;
+
+/// Writes prompts through a back-end and the cache.
+pub(crate) struct Promptgen {
+    abilities: Arc<Abilities>,
+    backend: Arc<dyn PromptWriter>,
+    memo: Memo,
+    max_items: usize,
+}
+
+impl Promptgen {
+    pub(crate) fn new(
+        abilities: Arc<Abilities>,
+        backend: Arc<dyn PromptWriter>,
+        memo: Memo,
+        max_items: usize,
+    ) -> Self {
+        Self {
+            abilities,
+            backend,
+            memo,
+            max_items,
+        }
+    }
+
+    fn list(&self, request: &ListAbilitiesRequest) -> Result<ListAbilitiesResponse, Error> {
+        let page_size = match request.page_size {
+            0 => DEFAULT_PAGE_SIZE,
+            given if given <= MAX_PAGE_SIZE => given as usize,
+            given => {
+                return Err(Error::field(
+                    "page_size",
+                    format!("{given} is over {MAX_PAGE_SIZE}"),
+                ));
+            }
+        };
+        let after = page_start(&self.abilities, &request.page_token)?;
+        let rest = self
+            .abilities
+            .iter()
+            .filter(|ability| after.is_none_or(|after| ability.name() > after));
+        let mut page: Vec<_> = rest.take(page_size + 1).collect();
+        let is_last = page.len() <= page_size;
+        page.truncate(page_size);
+        let last = page.last().filter(|_| !is_last);
+        Ok(ListAbilitiesResponse {
+            next_page_token: last
+                .map(|ability| format!("{TOKEN_PREFIX}{}", ability.name()))
+                .unwrap_or_default(),
+            abilities: page.into_iter().map(Ability::from).collect(),
+        })
+    }
+
+    fn prompts(&self, request: GeneratePromptsRequest) -> Result<CachedPrompts, Error> {
+        let wanted = Wanted::try_from_request(request, self.max_items)?;
+        self.memo.prompts(self.backend.as_ref(), wanted)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            service: "diptych.promptgen.v1.PromptgenService".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            backend: self.backend.name().to_owned(),
+            models: Vec::new(),
+            abilities: self.abilities.names().map(str::to_owned).collect(),
+            features: ["webui_prompts", "facts", "style_weights", "benchmark_split"]
+                .map(str::to_owned)
+                .to_vec(),
+            max_items_per_request: u32::try_from(self.max_items).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+type PromptStream = Pin<Box<dyn Stream<Item = Result<GeneratePromptsResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl PromptgenService for Promptgen {
+    type GeneratePromptsStream = PromptStream;
+
+    async fn get_capabilities(
+        &self,
+        _request: Request<GetCapabilitiesRequest>,
+    ) -> Result<Response<GetCapabilitiesResponse>, Status> {
+        Ok(Response::new(GetCapabilitiesResponse {
+            capabilities: Some(self.capabilities()),
+        }))
+    }
+
+    async fn list_abilities(
+        &self,
+        request: Request<ListAbilitiesRequest>,
+    ) -> Result<Response<ListAbilitiesResponse>, Status> {
+        self.list(request.get_ref())
+            .map(Response::new)
+            .map_err(|error| respond(&error))
+    }
+
+    async fn get_ability(
+        &self,
+        request: Request<GetAbilityRequest>,
+    ) -> Result<Response<GetAbilityResponse>, Status> {
+        let name = &request.get_ref().name;
+        match self.abilities.get(name) {
+            Some(ability) => Ok(Response::new(GetAbilityResponse {
+                ability: Some(ability.into()),
+            })),
+            None => Err(respond(&unknown_ability(&self.abilities, name))),
+        }
+    }
+
+    async fn generate_prompts(
+        &self,
+        request: Request<GeneratePromptsRequest>,
+    ) -> Result<Response<Self::GeneratePromptsStream>, Status> {
+        let cancelled = RequestContext::of(&request).cancelled();
+        let prompts = self
+            .prompts(request.into_inner())
+            .map_err(|error| respond(&error))?;
+        let prompts = Arc::new(prompts);
+        let items = stream::iter(prompts.items().to_vec());
+        let written = items.then(move |item| {
+            let prompts = Arc::clone(&prompts);
+            async move { Ok(answer(&prompts, &item).await) }
+        });
+        Ok(Response::new(Box::pin(
+            written.take_until(cancelled.cancelled_owned()),
+        )))
+    }
+}
+
+async fn answer(prompts: &CachedPrompts, item: &Item) -> GeneratePromptsResponse {
+    let result = match prompts.write(item).await {
+        Ok(prompt) => Outcome::Prompt(prompt),
+        Err(error) => Outcome::Failure(item_failure(&error)),
+    };
+    GeneratePromptsResponse {
+        sample_id: item.sample_id.clone(),
+        result: Some(result),
+    }
+}
+
+const TOKEN_PREFIX: &str = "after:";
+
+/// The ability that a page begins behind; `None` for the first page.
+fn page_start<'a>(abilities: &Abilities, token: &'a str) -> Result<Option<&'a str>, Error> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let name = token
+        .strip_prefix(TOKEN_PREFIX)
+        .filter(|name| abilities.get(name).is_some());
+    name.map(Some)
+        .ok_or_else(|| Error::field("page_token", "is none that ListAbilities gave"))
+}
