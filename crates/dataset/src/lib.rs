@@ -1,5 +1,14 @@
-//! The store of samples. Also the abilities that samples are made for, and the
-//! questions asked about them.
+//! The store of samples: what a dataset is planned to hold, how it lies on the
+//! disk, and the formats it is exported to. Also the abilities that samples are
+//! made for, and the questions asked about them.
 
 pub mod ability;
+pub mod identity;
+pub mod llava;
+pub mod plan;
 pub mod question;
+mod shard;
+pub mod store;
+
+#[cfg(test)]
+mod examples;

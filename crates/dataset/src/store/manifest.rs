@@ -1,0 +1,234 @@
+//! The small JSON objects of a dataset: what it is planned to be, and what each
+//! committed partition holds.
+
+use super::{Error, Root};
+use crate::{
+    identity::is_hexadecimal,
+    plan::{Partition, Plan},
+};
+use bytes::Bytes;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+
+/// Version of the layout: of the folder, of the JSON objects and of the shards.
+const LAYOUT_VERSION: u32 = 1;
+
+/// `dataset.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct DatasetHeader {
+    layout_version: u32,
+    plan: Plan,
+}
+
+impl DatasetHeader {
+    pub(super) fn path() -> Path {
+        Path::from("dataset.json")
+    }
+
+    /// Writes the plan, or finds that the same one is there.
+    pub(super) async fn put(root: &Root, plan: &Plan) -> Result<(), Error> {
+        plan.check()?;
+        let header = Self {
+            layout_version: LAYOUT_VERSION,
+            plan: plan.clone(),
+        };
+        if root.create(&Self::path(), to_json(&header)).await? {
+            return Ok(());
+        }
+        let found = Self::get(root).await?;
+        if found != *plan {
+            let short = |plan: &Plan| plan.recipe_sha256.chars().take(12).collect();
+            return Err(Error::OtherRecipe {
+                root: root.name().to_owned(),
+                ours: short(plan),
+                theirs: short(&found),
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads the plan.
+    pub(super) async fn get(root: &Root) -> Result<Plan, Error> {
+        let object = root.name_of(&Self::path());
+        let content = root.read(&Self::path()).await?;
+        let content = content.ok_or_else(|| Error::NotADataset {
+            root: root.name().to_owned(),
+        })?;
+        check_version(&object, &content)?;
+        let header: Self = from_json(&object, &content)?;
+        header.plan.check()?;
+        Ok(header.plan)
+    }
+}
+
+/// What became of a partition's attempts, for the report.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionTally {
+    /// Attempts made, over all slots.
+    pub attempt_count: u64,
+    /// Attempts that came to nothing, by the gate or stage and its reason, such
+    /// as `alignment` or `prompt: PROMPT_TOO_LONG`.
+    pub rejected_counts: BTreeMap<String, u64>,
+    /// Slots that stayed empty because their attempts were spent.
+    pub unfilled_slot_count: u64,
+}
+
+impl PartitionTally {
+    /// Counts one attempt that came to nothing.
+    pub fn reject(&mut self, reason: &str) {
+        *self.rejected_counts.entry(reason.to_owned()).or_default() += 1;
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.attempt_count += other.attempt_count;
+        self.unfilled_slot_count += other.unfilled_slot_count;
+        for (reason, count) in &other.rejected_counts {
+            *self.rejected_counts.entry(reason.clone()).or_default() += count;
+        }
+    }
+}
+
+/// Counts of an ability, or of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Statistics {
+    /// Samples planned.
+    pub planned_count: u64,
+    /// Samples committed.
+    pub accepted_count: u64,
+    /// What became of the attempts.
+    pub tally: PartitionTally,
+}
+
+impl Statistics {
+    pub(super) fn add(&mut self, partition: &PartitionManifest) {
+        self.accepted_count += partition.shard.sample_count;
+        self.tally.add(&partition.tally);
+    }
+}
+
+/// A committed partition: `manifest/<ability>-<number>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionManifest {
+    layout_version: u32,
+    /// SHA-256 of the recipe.
+    pub recipe_sha256: String,
+    /// Ability.
+    pub ability: String,
+    /// Number among the ability's partitions, from 0.
+    pub partition: u32,
+    /// Where the samples are.
+    pub shard: ShardEntry,
+    /// What became of the attempts.
+    pub tally: PartitionTally,
+}
+
+/// One shard as its manifest object knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    /// SHA-256 of the Parquet file, and its name.
+    pub sha256: String,
+    /// Size of the Parquet file in bytes.
+    pub size_bytes: u64,
+    /// Samples in it.
+    pub sample_count: u64,
+}
+
+impl ShardEntry {
+    pub(super) fn path(&self) -> Path {
+        Path::from(format!("shards/{}.parquet", self.sha256))
+    }
+}
+
+impl PartitionManifest {
+    pub(super) fn new(
+        plan: &Plan,
+        partition: &Partition,
+        shard: ShardEntry,
+        tally: PartitionTally,
+    ) -> Self {
+        Self {
+            layout_version: LAYOUT_VERSION,
+            recipe_sha256: plan.recipe_sha256.clone(),
+            ability: partition.ability.clone(),
+            partition: partition.index,
+            shard,
+            tally,
+        }
+    }
+
+    pub(super) fn folder() -> Path {
+        Path::from("manifest")
+    }
+
+    pub(super) fn path(partition: &Partition) -> Path {
+        Self::folder().join(format!("{partition}.json"))
+    }
+
+    pub(super) fn to_json(&self) -> Bytes {
+        to_json(self)
+    }
+
+    /// Reads a manifest object and checks that it is the one of its partition.
+    pub(super) fn parse(
+        object: &str,
+        content: &[u8],
+        plan: &Plan,
+        partition: &Partition,
+    ) -> Result<Self, Error> {
+        check_version(object, content)?;
+        let found: Self = from_json(object, content)?;
+        let slots = partition.slots();
+        let refused = |reason: &str| {
+            Err(Error::Manifest {
+                object: object.to_owned(),
+                reason: reason.to_owned(),
+            })
+        };
+        if found.recipe_sha256 != plan.recipe_sha256 {
+            refused("it belongs to another recipe")
+        } else if found.ability != partition.ability || found.partition != partition.index {
+            refused("it describes another partition than its name says")
+        } else if !is_hexadecimal(&found.shard.sha256, 64) {
+            refused("its shard hash is not 64 lower-case hexadecimal digits")
+        } else if found.shard.sample_count > slots.end - slots.start {
+            refused("it counts more samples than the partition has slots")
+        } else {
+            Ok(found)
+        }
+    }
+}
+
+/// Pretty-printed with sorted maps and a final line break: equal values, equal bytes.
+fn to_json<T: Serialize>(value: &T) -> Bytes {
+    let mut json = serde_json::to_vec_pretty(value)
+        .expect("these types have no map with keys other than text, which alone could fail");
+    json.push(b'\n');
+    json.into()
+}
+
+fn from_json<T: DeserializeOwned>(object: &str, content: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(content).map_err(|error| Error::Manifest {
+        object: object.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// Looked at before all else, so that a later layout is named as such.
+fn check_version(object: &str, content: &[u8]) -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Version {
+        layout_version: u32,
+    }
+    let Version {
+        layout_version: found,
+    } = from_json(object, content)?;
+    if found == LAYOUT_VERSION {
+        return Ok(());
+    }
+    Err(Error::Version {
+        object: object.to_owned(),
+        found,
+        known: LAYOUT_VERSION,
+    })
+}

@@ -1,0 +1,35 @@
+//! A dataset at rest: shards, one manifest object per partition, and what the
+//! whole was planned to be.
+//!
+//! ```text
+//! dataset.json                      the plan and the version of this layout
+//! shards/<sha256>.parquet           one partition each, named by content
+//! manifest/<ability>-<number>.json  names the partition's shard; its commit
+//! ```
+//!
+//! An object, once there, is whole and never changes: each is created if absent,
+//! in one step that is on the disk when it returns. A partition exists when its
+//! manifest object does; a shard that no manifest names is left over from a
+//! process that was killed between the two, and the next one writes the same
+//! bytes under the same name. Two writers of one partition cannot both win.
+//!
+//! Objects go through `object_store`. Its local file system, with `fsync` on, has
+//! what this needs: it writes and syncs a staged file in the same folder,
+//! hard-links it to its name (which fails where the name is taken), and syncs the
+//! folder. Buckets have the same call, a conditional put.
+
+mod check;
+mod error;
+mod manifest;
+mod reader;
+mod root;
+mod writer;
+
+pub use error::Error;
+pub use manifest::{PartitionManifest, PartitionTally, ShardEntry, Statistics};
+pub use reader::Reader;
+pub use root::Root;
+pub use writer::{Commit, Writer};
+
+#[cfg(test)]
+mod tests;

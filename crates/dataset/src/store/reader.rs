@@ -1,0 +1,190 @@
+//! Reads a dataset, one shard in memory at a time.
+
+use super::{
+    Error, Root,
+    manifest::{DatasetHeader, PartitionManifest, Statistics},
+};
+use crate::{
+    identity::sha256_hex,
+    plan::{Partition, Plan},
+    shard,
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use proto::dataset::v1::Sample;
+use std::collections::BTreeMap;
+
+/// Manifest objects asked for at once.
+const CONCURRENT_READ_COUNT: usize = 16;
+
+/// A dataset as it stood when it was opened.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    root: Root,
+    plan: Plan,
+    partitions: BTreeMap<Partition, PartitionManifest>,
+}
+
+impl Reader {
+    /// Opens a dataset and reads its manifest; no shard yet.
+    ///
+    /// # Errors
+    /// There is no dataset, or a manifest object cannot be read or is damaged.
+    pub async fn open(root: Root) -> Result<Self, Error> {
+        let plan = DatasetHeader::get(&root).await?;
+        let partitions = committed(&root, &plan).await?;
+        Ok(Self {
+            root,
+            plan,
+            partitions,
+        })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The committed partitions, by ability and number.
+    pub fn partitions(&self) -> &BTreeMap<Partition, PartitionManifest> {
+        &self.partitions
+    }
+
+    /// Partitions that are planned and not committed.
+    pub fn missing(&self) -> impl Iterator<Item = Partition> + '_ {
+        self.plan
+            .partitions()
+            .filter(|partition| !self.partitions.contains_key(partition))
+    }
+
+    /// Number of committed samples.
+    pub fn sample_count(&self) -> u64 {
+        self.partitions
+            .values()
+            .map(|partition| partition.shard.sample_count)
+            .sum()
+    }
+
+    /// SHA-256 over the manifest: `sha256  path` lines of its objects, sorted by
+    /// path. Equal for equal datasets, wherever and by whomever they were made.
+    pub fn manifest_sha256(&self) -> String {
+        let line = |(partition, manifest): (&Partition, &PartitionManifest)| {
+            let path = PartitionManifest::path(partition);
+            format!("{}  {path}\n", sha256_hex(manifest.to_json()))
+        };
+        sha256_hex(self.partitions.iter().map(line).collect::<String>())
+    }
+
+    /// Counts per ability.
+    pub fn statistics(&self) -> BTreeMap<String, Statistics> {
+        let planned = |(ability, &planned_count): (&String, &u64)| {
+            (
+                ability.clone(),
+                Statistics {
+                    planned_count,
+                    ..Statistics::default()
+                },
+            )
+        };
+        let mut statistics: BTreeMap<_, _> = self.plan.sample_counts.iter().map(planned).collect();
+        for (partition, manifest) in &self.partitions {
+            statistics
+                .entry(partition.ability.clone())
+                .or_default()
+                .add(manifest);
+        }
+        statistics
+    }
+
+    /// All samples, by ability and slot. One shard is in memory at a time. A
+    /// damaged shard gives one error, and the stream goes on behind it.
+    pub fn samples(&self) -> impl Stream<Item = Result<Sample, Error>> + Send + '_ {
+        stream::iter(self.partitions.values())
+            .then(|manifest| self.samples_of(manifest))
+            .map_ok(|samples| stream::iter(samples.into_iter().map(Ok)))
+            .try_flatten()
+    }
+
+    /// The samples of one partition, by slot.
+    ///
+    /// # Errors
+    /// The shard is missing, damaged or not one of ours.
+    pub async fn samples_of(&self, manifest: &PartitionManifest) -> Result<Vec<Sample>, Error> {
+        let path = manifest.shard.path();
+        let object = self.root.name_of(&path);
+        let damaged = |reason: &str| {
+            Err(Error::ShardContent {
+                object: object.clone(),
+                reason: reason.to_owned(),
+            })
+        };
+        let Some(file) = self.root.read(&path).await? else {
+            return damaged("it is missing, though the manifest names it");
+        };
+        let samples = match decode(file, manifest.shard.sha256.clone()).await {
+            Decoded::Samples(samples) => samples,
+            Decoded::OtherContent => return damaged("its content is not what its name says"),
+            Decoded::Failed(source) => return Err(Error::ShardFormat { object, source }),
+            Decoded::Stopped => return Err(Error::ShardDecoder { object }),
+        };
+        if samples.len() as u64 != manifest.shard.sample_count {
+            return damaged("it holds another number of samples than the manifest says");
+        }
+        Ok(samples)
+    }
+}
+
+enum Decoded {
+    Samples(Vec<Sample>),
+    OtherContent,
+    Failed(shard::DecodeError),
+    Stopped,
+}
+
+/// Decodes away from the async threads. Its own task also holds what the Parquet
+/// decoder may do on a file made to break it: a panic there ends no service.
+async fn decode(file: Bytes, sha256: String) -> Decoded {
+    let work = tokio::task::spawn_blocking(move || {
+        if sha256_hex(&file) != sha256 {
+            return Decoded::OtherContent;
+        }
+        shard::decode(file).map_or_else(Decoded::Failed, Decoded::Samples)
+    });
+    work.await.unwrap_or(Decoded::Stopped)
+}
+
+/// All committed partitions of a plan. Objects in the manifest folder that no
+/// partition is named by are not ours and are left alone.
+pub(super) async fn committed(
+    root: &Root,
+    plan: &Plan,
+) -> Result<BTreeMap<Partition, PartitionManifest>, Error> {
+    let present = root.list(&PartitionManifest::folder()).await?;
+    let is_present = |partition: &Partition| {
+        present
+            .binary_search(&PartitionManifest::path(partition))
+            .is_ok()
+    };
+    stream::iter(plan.partitions().filter(is_present))
+        .map(|partition| async move {
+            let manifest = self::partition(root, plan, &partition).await?;
+            Ok(manifest.map(|manifest| (partition, manifest)))
+        })
+        .buffer_unordered(CONCURRENT_READ_COUNT)
+        .try_filter_map(|entry| std::future::ready(Ok(entry)))
+        .try_collect()
+        .await
+}
+
+/// One partition's manifest, or none where it is not committed.
+pub(super) async fn partition(
+    root: &Root,
+    plan: &Plan,
+    partition: &Partition,
+) -> Result<Option<PartitionManifest>, Error> {
+    let path = PartitionManifest::path(partition);
+    let Some(content) = root.read(&path).await? else {
+        return Ok(None);
+    };
+    PartitionManifest::parse(&root.name_of(&path), &content, plan, partition).map(Some)
+}

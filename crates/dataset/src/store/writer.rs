@@ -1,0 +1,125 @@
+//! Commits partitions (DESIGN 3.7).
+
+use super::{
+    Error, Root, check,
+    manifest::{DatasetHeader, PartitionManifest, PartitionTally, ShardEntry},
+    reader,
+};
+use crate::{
+    identity::sha256_hex,
+    plan::{Partition, Plan},
+    shard,
+};
+use proto::dataset::v1::Sample;
+use std::collections::BTreeMap;
+
+/// Writes a dataset, partition by partition. Any number of writers, in any number
+/// of processes, may write one dataset.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    root: Root,
+    plan: Plan,
+}
+
+/// How a commit ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// The partition is ours.
+    Created(PartitionManifest),
+    /// It was there with the very same samples: an earlier run's, another
+    /// writer's, or our own whose reply was lost.
+    AlreadyThere(PartitionManifest),
+}
+
+impl Writer {
+    /// Opens a dataset for writing; creates it where there is none.
+    ///
+    /// # Errors
+    /// The plan is refused, another recipe's dataset is there, or the place
+    /// cannot be written.
+    pub async fn open(root: Root, plan: &Plan) -> Result<Self, Error> {
+        DatasetHeader::put(&root, plan).await?;
+        Ok(Self {
+            root,
+            plan: plan.clone(),
+        })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Partitions that are committed, by whomever.
+    ///
+    /// # Errors
+    /// A manifest object cannot be read or is damaged.
+    pub async fn committed(&self) -> Result<BTreeMap<Partition, PartitionManifest>, Error> {
+        reader::committed(&self.root, &self.plan).await
+    }
+
+    /// Commits a partition: samples in slot order, at most one per slot.
+    ///
+    /// # Errors
+    /// `Sample` where one does not belong, `LostRace` where another writer has
+    /// committed other samples, and whatever the storage says. Nothing
+    /// half-written can be seen after any of them, and calling again is safe.
+    pub async fn commit(
+        &self,
+        partition: &Partition,
+        samples: Vec<Sample>,
+        tally: PartitionTally,
+    ) -> Result<Commit, Error> {
+        check::check(&self.plan, partition, &samples)?;
+        let shard = self.publish_shard(partition, samples).await?;
+        let ours = PartitionManifest::new(&self.plan, partition, shard, tally);
+        let path = PartitionManifest::path(partition);
+        if self.root.create(&path, ours.to_json()).await? {
+            return Ok(Commit::Created(ours));
+        }
+        let theirs = reader::partition(&self.root, &self.plan, partition).await?;
+        let object = self.root.name_of(&path);
+        match theirs {
+            Some(theirs) if theirs.shard == ours.shard => Ok(Commit::AlreadyThere(theirs)),
+            Some(theirs) => Err(Error::LostRace {
+                object,
+                ours: ours.shard.sha256,
+                theirs: theirs.shard.sha256,
+            }),
+            None => Err(Error::Manifest {
+                object,
+                reason: "it was there and is gone".into(),
+            }),
+        }
+    }
+
+    /// Writes the shard under its content's hash. Where the name is taken, the
+    /// content is the same.
+    async fn publish_shard(
+        &self,
+        partition: &Partition,
+        samples: Vec<Sample>,
+    ) -> Result<ShardEntry, Error> {
+        let sample_count = samples.len() as u64;
+        let encoding = tokio::task::spawn_blocking(move || {
+            let file = shard::encode(&samples)?;
+            Ok((sha256_hex(&file), file))
+        });
+        let (sha256, file) = encoding
+            .await
+            .map_err(|_| Error::EncoderStopped {
+                partition: partition.to_string(),
+            })?
+            .map_err(|source| Error::Encode {
+                partition: partition.to_string(),
+                source,
+            })?;
+        let entry = ShardEntry {
+            sha256,
+            size_bytes: file.len() as u64,
+            sample_count,
+        };
+        self.root.create(&entry.path(), file).await?;
+        Ok(entry)
+    }
+}
