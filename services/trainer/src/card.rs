@@ -2,11 +2,18 @@
 
 use std::fmt::Write as _;
 
-use crate::output::Outcome;
 use crate::plan::{Plan, StageKind};
 
+/// What the steps came to.
+#[derive(Debug)]
+pub(crate) struct Totals {
+    pub(crate) skipped_sample_count: u64,
+    pub(crate) final_loss: f64,
+    pub(crate) supervised_token_count: u64,
+}
+
 /// The card in Markdown: base, data with hashes, settings, last loss.
-pub(crate) fn write(plan: &Plan, lineage: &[Vec<String>], outcome: &Outcome) -> String {
+pub(crate) fn write(plan: &Plan, lineage: &[Vec<String>], totals: &Totals) -> String {
     let mut card = String::from(
         "---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n\n# A LLaVA model trained by Diptych\n\n",
     );
@@ -52,15 +59,15 @@ pub(crate) fn write(plan: &Plan, lineage: &[Vec<String>], outcome: &Outcome) -> 
     line("## Outcome\n".into());
     line(format!(
         "* loss of the last step: {:.4} nats per supervised token",
-        outcome.final_loss
+        totals.final_loss
     ));
     line(format!(
         "* supervised tokens: {}",
-        outcome.supervised_token_count
+        totals.supervised_token_count
     ));
     line(format!(
         "* samples skipped because nothing in them is supervised: {}",
-        outcome.skipped_sample_count
+        totals.skipped_sample_count
     ));
     card
 }

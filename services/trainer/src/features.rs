@@ -43,8 +43,11 @@ impl FeatureCache {
 
     fn put(&self, key: Key, features: ImageFeatures) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.bytes += size_bytes(&features);
-        entries.by_key.insert(key, features);
+        let size = size_bytes(&features);
+        if entries.by_key.insert(key, features).is_some() {
+            return; // two threads looked at the same picture
+        }
+        entries.bytes += size;
         entries.oldest.push_back(key);
         while entries.bytes > self.max_bytes {
             let Some(oldest) = entries.oldest.pop_front() else {

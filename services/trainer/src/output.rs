@@ -39,13 +39,43 @@ pub struct Metric {
     pub samples: u64,
 }
 
+/// A file or folder of the output, hashed when it was finished.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Written {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Of the file, or of the folder's manifest.
+    pub sha256: String,
+    /// Of the file, or of all files in the folder.
+    pub size_bytes: u64,
+}
+
+impl Written {
+    /// Hashes what was written.
+    ///
+    /// # Errors
+    /// Something that cannot be read.
+    pub(crate) fn hash(path: PathBuf) -> Result<Self, Error> {
+        let failed = |source| Error::Artefact {
+            field: "spec.output".into(),
+            source,
+        };
+        let (sha256, size_bytes) = runtime::artefact::digest(&path).map_err(failed)?;
+        Ok(Self {
+            path,
+            sha256,
+            size_bytes,
+        })
+    }
+}
+
 /// What a run left, for a caller that asks again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
     /// The model's folder.
-    pub model: PathBuf,
+    pub model: Written,
     /// The metrics.
-    pub metrics: PathBuf,
+    pub metrics: Written,
     /// Samples that supervise nothing.
     pub skipped_sample_count: u64,
     /// Loss of the last step.
@@ -115,6 +145,7 @@ impl Output {
         let outcome: Outcome = serde_json::from_slice(&bytes).ok()?;
         outcome
             .model
+            .path
             .join("model.safetensors")
             .is_file()
             .then_some(outcome)

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _};
-use proto::dataset::v1::{Capabilities, ModelInfo};
+use proto::dataset::v1::{Artefact, Capabilities, ModelInfo};
 use proto::trainer::v1 as pb;
 use proto::trainer::v1::trainer_service_server::TrainerService;
 use runtime::jobs::{Jobs, Snapshot};
@@ -12,8 +12,10 @@ use runtime::{RequestContext, respond};
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
+use crate::output::Written;
 use crate::places::Places;
 use crate::plan::Plan;
+use crate::train::Progress;
 use crate::work::Trainer;
 
 /// The service.
@@ -33,10 +35,6 @@ impl Service {
             places: Arc::new(places),
             models,
         }
-    }
-
-    fn job(&self, snapshot: &Snapshot<Trainer>) -> Result<pb::TrainingJob, Status> {
-        job(&self.places, snapshot).map_err(|error| respond(&error))
     }
 }
 
@@ -88,7 +86,7 @@ impl TrainerService for Service {
         let created = self.jobs.create(&request_id, plan).await;
         let snapshot = created.map_err(|error| respond(&error))?;
         Ok(Response::new(pb::CreateTrainingJobResponse {
-            job: Some(self.job(&snapshot)?),
+            job: Some(job(&snapshot)),
         }))
     }
 
@@ -101,7 +99,7 @@ impl TrainerService for Service {
             .get(&request.get_ref().id)
             .map_err(|error| respond(&error))?;
         Ok(Response::new(pb::GetTrainingJobResponse {
-            job: Some(self.job(&snapshot)?),
+            job: Some(job(&snapshot)),
         }))
     }
 
@@ -114,11 +112,7 @@ impl TrainerService for Service {
             .jobs
             .list(request.page_size, &request.page_token)
             .map_err(|error| respond(&error))?;
-        let jobs = page
-            .jobs
-            .iter()
-            .map(|snapshot| self.job(snapshot))
-            .collect::<Result<_, _>>()?;
+        let jobs = page.jobs.iter().map(job).collect();
         let next_page_token = page.next_page_token;
         Ok(Response::new(pb::ListTrainingJobsResponse {
             jobs,
@@ -136,7 +130,7 @@ impl TrainerService for Service {
             .await
             .map_err(|error| respond(&error))?;
         Ok(Response::new(pb::CancelTrainingJobResponse {
-            job: Some(self.job(&snapshot)?),
+            job: Some(job(&snapshot)),
         }))
     }
 
@@ -152,10 +146,10 @@ impl TrainerService for Service {
             .jobs
             .watch(&request.get_ref().id)
             .map_err(|error| respond(&error))?;
-        let places = Arc::clone(&self.places);
-        let stream = changes.map(move |snapshot| {
-            let job = job(&places, &snapshot).map_err(|error| respond(&error))?;
-            Ok(pb::WatchTrainingJobResponse { job: Some(job) })
+        let stream = changes.map(|snapshot| {
+            Ok(pb::WatchTrainingJobResponse {
+                job: Some(job(&snapshot)),
+            })
         });
         Ok(Response::new(Box::pin(
             stream.take_until(draining.cancelled_owned()),
@@ -163,44 +157,47 @@ impl TrainerService for Service {
     }
 }
 
-fn job(places: &Places, snapshot: &Snapshot<Trainer>) -> Result<pb::TrainingJob, Error> {
-    let described = |path: &std::path::Path| {
-        let described = places.roots().describe(path);
-        described.map_err(|source| Error::Artefact {
-            field: "result".into(),
-            source,
-        })
-    };
-    let progress = snapshot
-        .job
-        .progress
-        .as_ref()
-        .map(|progress| pb::TrainingProgress {
-            stage: progress.metric.stage.clone(),
-            done_step_count: narrow(progress.metric.step),
-            step_count: narrow(progress.step_count),
-            loss: progress.metric.loss,
-            learning_rate: progress.metric.lr,
-            gradient_norm: progress.metric.grad_norm,
-            tokens_per_second: progress.tokens_per_second,
-            supervised_token_count: progress.metric.supervised,
-            remaining_seconds: progress.remaining_seconds,
-        });
-    let result = snapshot.job.result.as_ref().map(|outcome| {
-        Ok::<_, Error>(pb::TrainingResult {
-            model: Some(described(&outcome.model)?),
-            metrics: Some(described(&outcome.metrics)?),
+fn job(snapshot: &Snapshot<Trainer>) -> pb::TrainingJob {
+    let job = &snapshot.job;
+    pb::TrainingJob {
+        job: Some(snapshot.into()),
+        spec: Some(job.spec.to_request()),
+        progress: job.progress.as_ref().map(progress),
+        result: job.result.as_ref().map(|outcome| pb::TrainingResult {
+            model: Some(artefact(&outcome.model)),
+            metrics: Some(artefact(&outcome.metrics)),
             skipped_sample_count: outcome.skipped_sample_count,
             final_loss: outcome.final_loss,
             supervised_token_count: outcome.supervised_token_count,
-        })
-    });
-    Ok(pb::TrainingJob {
-        job: Some(snapshot.into()),
-        spec: Some(snapshot.job.spec.to_request()),
-        progress,
-        result: result.transpose()?,
-    })
+        }),
+    }
+}
+
+fn progress(progress: &Progress) -> pb::TrainingProgress {
+    pb::TrainingProgress {
+        stage: progress.metric.stage.clone(),
+        done_step_count: narrow(progress.metric.step),
+        step_count: narrow(progress.step_count),
+        loss: progress.metric.loss,
+        learning_rate: progress.metric.lr,
+        gradient_norm: progress.metric.grad_norm,
+        tokens_per_second: progress.tokens_per_second,
+        supervised_token_count: progress.metric.supervised,
+        remaining_seconds: progress.remaining_seconds,
+    }
+}
+
+/// The reference to what was written and hashed when the run ended.
+fn artefact(written: &Written) -> Artefact {
+    let url = match written.path.is_dir() {
+        true => url::Url::from_directory_path(&written.path),
+        false => url::Url::from_file_path(&written.path),
+    };
+    Artefact {
+        uri: url.map(String::from).unwrap_or_default(),
+        sha256: written.sha256.clone(),
+        size_bytes: written.size_bytes,
+    }
 }
 
 fn narrow(count: u64) -> u32 {

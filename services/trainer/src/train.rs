@@ -7,13 +7,13 @@ use models::optim::{Adamw, accumulate, check_gradients};
 use models::parameter::Parameter;
 use serde::{Deserialize, Serialize};
 
-use crate::card;
+use crate::card::{self, Totals};
 use crate::checkpoint::{self, Found, Position};
 use crate::data::{Prepared, RawSource, StageData, prepare};
 use crate::error::Error;
 use crate::features::{FeatureCache, Looker};
 use crate::order::Order;
-use crate::output::{Logs, Metric, Outcome, Output};
+use crate::output::{Logs, Metric, Outcome, Output, Written};
 use crate::plan::{Plan, Stage};
 
 /// How far a run is, after one step.
@@ -292,16 +292,21 @@ impl Run<'_> {
         if !self.observer.is_owner() {
             return Err(Error::Cancelled);
         }
-        let outcome = Outcome {
-            model: self.output.model(),
-            metrics: self.output.metrics(),
+        let totals = Totals {
             skipped_sample_count: self.position.skipped,
             final_loss: self.position.last_loss,
             supervised_token_count: self.position.supervised,
         };
-        let card = card::write(self.plan, &self.lineage, &outcome);
-        model.export(&outcome.model, &[("README.md", card.as_bytes())])?;
+        let card = card::write(self.plan, &self.lineage, &totals);
+        model.export(&self.output.model(), &[("README.md", card.as_bytes())])?;
         self.logs.sync()?;
+        let outcome = Outcome {
+            model: Written::hash(self.output.model())?,
+            metrics: Written::hash(self.output.metrics())?,
+            skipped_sample_count: totals.skipped_sample_count,
+            final_loss: totals.final_loss,
+            supervised_token_count: totals.supervised_token_count,
+        };
         self.output.finish(&outcome)?;
         Ok(outcome)
     }

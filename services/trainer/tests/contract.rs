@@ -250,7 +250,7 @@ async fn data_that_cannot_be_used_fails_the_job_with_the_file_and_the_place() {
     let cases = [
         (
             "comma",
-            RECORDS.replacen("}, {", "} {", 1),
+            RECORDS.replacen("}, {\"id\"", "} {\"id\"", 1),
             "not separated by commas",
         ),
         (
