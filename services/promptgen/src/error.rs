@@ -62,8 +62,8 @@ pub enum Error {
         served: String,
     },
     /// A text could not be embedded.
-    #[error("the text cannot be embedded: {0}")]
-    Embed(String),
+    #[error("the text cannot be embedded")]
+    Embed(#[source] Box<models::clip::Error>),
     /// A cached value is not what was stored.
     #[error("a cached value cannot be read")]
     Cached(#[from] prost::DecodeError),

@@ -53,19 +53,20 @@ pub async fn start(
     );
     let embedder = options
         .embedding_folder()
-        .map(|(name, folder)| Embedder::load(&name, &folder))
-        .transpose();
+        .map(|(name, folder)| Embedder::load(&name, &folder));
+    let embedder = embedder.transpose().map_err(startup)?;
     let memo = Memo::new(Cache::open(&options.cache)?);
     let backend = match options.backend {
         Backend::Grammar => Grammar::new(Arc::clone(&abilities)),
     };
-    let prompts = Promptgen::new(
+    let prompts = Promptgen {
         abilities,
-        Arc::new(backend),
-        memo.clone(),
-        options.max_items,
-    );
-    let embeddings = Embedding::new(embedder.map_err(startup)?, memo);
+        backend: Arc::new(backend),
+        memo: memo.clone(),
+        max_items: options.max_items,
+        embedding_model: embedder.as_ref().map(Embedder::info),
+    };
+    let embeddings = Embedding::new(embedder, memo);
     let bytes = options.max_message_bytes;
     let service = Service::new(telemetry, proto::FILE_DESCRIPTOR_SET)
         .with(

@@ -9,7 +9,7 @@ use crate::{
 use dataset::ability::Abilities;
 use futures::{Stream, StreamExt as _, stream};
 use proto::{
-    dataset::v1::{Ability, Capabilities},
+    dataset::v1::{Ability, Capabilities, ModelInfo},
     promptgen::v1::{
         GeneratePromptsRequest, GeneratePromptsResponse, GetAbilityRequest, GetAbilityResponse,
         GetCapabilitiesRequest, GetCapabilitiesResponse, ListAbilitiesRequest,
@@ -26,27 +26,16 @@ const MAX_PAGE_SIZE: u32 = 100;
 
 /// Writes prompts through a back-end and the cache.
 pub(crate) struct Promptgen {
-    abilities: Arc<Abilities>,
-    backend: Arc<dyn PromptWriter>,
-    memo: Memo,
-    max_items: usize,
+    pub(crate) abilities: Arc<Abilities>,
+    pub(crate) backend: Arc<dyn PromptWriter>,
+    pub(crate) memo: Memo,
+    /// Most items of one request.
+    pub(crate) max_items: usize,
+    /// The embedding model hosted beside, where there is one.
+    pub(crate) embedding_model: Option<ModelInfo>,
 }
 
 impl Promptgen {
-    pub(crate) fn new(
-        abilities: Arc<Abilities>,
-        backend: Arc<dyn PromptWriter>,
-        memo: Memo,
-        max_items: usize,
-    ) -> Self {
-        Self {
-            abilities,
-            backend,
-            memo,
-            max_items,
-        }
-    }
-
     fn list(&self, request: &ListAbilitiesRequest) -> Result<ListAbilitiesResponse, Error> {
         let page_size = match request.page_size {
             0 => DEFAULT_PAGE_SIZE,
@@ -81,15 +70,16 @@ impl Promptgen {
     }
 
     fn capabilities(&self) -> Capabilities {
+        let embedding = self.embedding_model.as_ref().map(|_| "text_embedding");
+        let features = ["webui_prompts", "facts", "style_weights", "benchmark_split"].into_iter();
+        let features = features.chain(embedding);
         Capabilities {
             service: "diptych.promptgen.v1.PromptgenService".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             backend: self.backend.name().to_owned(),
-            models: Vec::new(),
+            models: self.embedding_model.iter().cloned().collect(),
             abilities: self.abilities.names().map(str::to_owned).collect(),
-            features: ["webui_prompts", "facts", "style_weights", "benchmark_split"]
-                .map(str::to_owned)
-                .to_vec(),
+            features: features.map(str::to_owned).collect(),
             max_items_per_request: u32::try_from(self.max_items).unwrap_or(u32::MAX),
         }
     }
