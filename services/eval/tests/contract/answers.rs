@@ -81,7 +81,8 @@ async fn an_answer_is_the_same_alone_and_among_others_and_a_bad_item_fails_alone
 
 #[tokio::test]
 async fn capabilities_name_the_models_with_their_hashes() {
-    let mut client = Stage::start().await.client;
+    let stage = Stage::start().await;
+    let mut client = stage.client.clone();
     let capabilities = client
         .get_capabilities(GetCapabilitiesRequest {})
         .await
@@ -98,7 +99,8 @@ async fn capabilities_name_the_models_with_their_hashes() {
 
 #[tokio::test]
 async fn given_answers_are_scored_and_strangers_refused() {
-    let mut client = Stage::start().await.client;
+    let stage = Stage::start().await;
+    let mut client = stage.client.clone();
     let question = |id: &str, kind: QuestionKind, text: &str, answer: &str| BenchmarkQuestion {
         question_id: id.into(),
         ability: "animal".into(),
