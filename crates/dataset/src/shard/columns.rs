@@ -17,52 +17,53 @@ use std::sync::Arc;
 /// A named array.
 pub(super) type Column = (FieldRef, ArrayRef);
 
-fn column(name: &str, nullable: bool, array: ArrayRef) -> Column {
-    (
-        Arc::new(Field::new(name, array.data_type().clone(), nullable)),
-        array,
-    )
+/// Every column may say that it has no value, though only few ever do: `datasets`
+/// takes a feature from our note only where the column is as nullable as its own,
+/// which all are.
+fn column(name: &str, array: ArrayRef) -> Column {
+    let field = Field::new(name, array.data_type().clone(), true);
+    (Arc::new(field), array)
 }
 
 pub(super) fn text<T>(name: &str, rows: &[&T], value: impl Fn(&T) -> &str) -> Column {
     let values = StringArray::from_iter_values(rows.iter().map(|row| value(row)));
-    column(name, false, Arc::new(values))
+    column(name, Arc::new(values))
 }
 
 /// A word of a closed set, such as `yes_no`.
 pub(super) fn word<T>(name: &str, rows: &[&T], value: impl Fn(&T) -> String) -> Column {
     let values = StringArray::from_iter_values(rows.iter().map(|row| value(row)));
-    column(name, false, Arc::new(values))
+    column(name, Arc::new(values))
 }
 
 pub(super) fn bytes<T>(name: &str, rows: &[&T], value: impl Fn(&T) -> &[u8]) -> Column {
     let values = BinaryArray::from_iter_values(rows.iter().map(|row| value(row)));
-    column(name, false, Arc::new(values))
+    column(name, Arc::new(values))
 }
 
 pub(super) fn flag<T>(name: &str, rows: &[&T], value: impl Fn(&T) -> bool) -> Column {
     let values: Vec<bool> = rows.iter().map(|row| value(row)).collect();
-    column(name, false, Arc::new(BooleanArray::from(values)))
+    column(name, Arc::new(BooleanArray::from(values)))
 }
 
 pub(super) fn number32<T>(name: &str, rows: &[&T], value: impl Fn(&T) -> u32) -> Column {
     let values = UInt32Array::from_iter_values(rows.iter().map(|row| value(row)));
-    column(name, false, Arc::new(values))
+    column(name, Arc::new(values))
 }
 
 pub(super) fn number64<T>(name: &str, rows: &[&T], value: impl Fn(&T) -> u64) -> Column {
     let values = UInt64Array::from_iter_values(rows.iter().map(|row| value(row)));
-    column(name, false, Arc::new(values))
+    column(name, Arc::new(values))
 }
 
 pub(super) fn real32<T>(name: &str, rows: &[&T], value: impl Fn(&T) -> f32) -> Column {
     let values = Float32Array::from_iter_values(rows.iter().map(|row| value(row)));
-    column(name, false, Arc::new(values))
+    column(name, Arc::new(values))
 }
 
 pub(super) fn real64<T>(name: &str, rows: &[&T], value: impl Fn(&T) -> Option<f64>) -> Column {
     let values: Float64Array = rows.iter().map(|row| value(row)).collect();
-    column(name, true, Arc::new(values))
+    column(name, Arc::new(values))
 }
 
 pub(super) fn texts<T>(name: &str, rows: &[&T], values: impl Fn(&T) -> &[String]) -> Column {
@@ -102,7 +103,7 @@ pub(super) fn optional<T, U: Default>(
         .map(|row| value(row).unwrap_or(&absent))
         .collect();
     let present: NullBuffer = rows.iter().map(|row| value(row).is_some()).collect();
-    column(name, true, Arc::new(structure(build(&flat), Some(present))))
+    column(name, Arc::new(structure(build(&flat), Some(present))))
 }
 
 fn structure(columns: Vec<Column>, present: Option<NullBuffer>) -> StructArray {
@@ -112,11 +113,10 @@ fn structure(columns: Vec<Column>, present: Option<NullBuffer>) -> StructArray {
 
 fn list_of(name: &str, lengths: impl Iterator<Item = usize>, values: ArrayRef) -> Column {
     // `element` is the Parquet format's own name for a list's items.
-    let element = Arc::new(Field::new("element", values.data_type().clone(), false));
+    let element = Arc::new(Field::new("element", values.data_type().clone(), true));
     let offsets = OffsetBuffer::from_lengths(lengths);
     column(
         name,
-        false,
         Arc::new(ListArray::new(element, offsets, values, None)),
     )
 }

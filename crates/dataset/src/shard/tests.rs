@@ -50,6 +50,10 @@ fn the_schema_tells_hugging_face_which_column_holds_images() {
     let reader = reader.unwrap();
     let note: serde_json::Value =
         serde_json::from_str(&reader.schema().metadata()["huggingface"]).unwrap();
+    // `datasets` heeds the note for a column that is as nullable as its own would be.
+    let fields = format!("{:?}", reader.schema().fields());
+    let count = |text| fields.matches(text).count();
+    assert_eq!(count("Field {"), count("nullable: true"), "{fields}");
     let features = &note["info"]["features"];
     assert_eq!(
         features["images"],

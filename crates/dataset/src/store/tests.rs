@@ -219,13 +219,14 @@ async fn of_two_writers_with_other_samples_one_wins_and_the_other_is_told() {
 
 #[tokio::test]
 async fn samples_that_do_not_belong_are_refused_before_anything_is_written() {
+    type Spoil = fn(&mut Vec<proto::dataset::v1::Sample>);
     let folder = tempfile::tempdir().unwrap();
     let plan = plan(&[("animal", 64)]);
     let partition = &partition(&plan, "animal", 0);
     let writer = Writer::open(Root::folder(folder.path()).unwrap(), &plan)
         .await
         .unwrap();
-    let faults: [(fn(&mut Vec<proto::dataset::v1::Sample>), &str); 7] = [
+    let faults: [(Spoil, &str); 7] = [
         (|samples| samples.swap(0, 1), "order"),
         (|samples| samples[1] = samples[0].clone(), "order"),
         (
