@@ -1,1 +1,81 @@
-//! Images.
+//! Images: renders them from prompts and scores them.
+//!
+//! * [`Options`]: what an operator can set.
+//! * `models_served`: the checkpoints in memory, by name.
+//! * `request`: a call becomes pictures wanted, checked once at the edge.
+//! * `engine`: the thread that owns the device; pictures of all callers share its batches.
+//! * `picture`: a finished picture as a PNG that says where it comes from.
+//! * `service`, `scoring`: the gRPC edge.
+
+mod engine;
+mod error;
+mod models_served;
+mod options;
+mod picture;
+mod request;
+mod scoring;
+mod service;
+
+use std::sync::Arc;
+
+use proto::diffusion::v1::diffusion_service_server::DiffusionServiceServer;
+use proto::diffusion::v1::image_scoring_service_server::ImageScoringServiceServer;
+use runtime::artefact::Roots;
+use runtime::cache::Cache;
+use runtime::{Handle, Listener, Service, StartError, Telemetry, serve};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Engine;
+pub use crate::error::Error;
+use crate::models_served::Served;
+pub use crate::options::{NamedFolder, Options};
+use crate::scoring::Scoring;
+use crate::service::Diffusion;
+
+/// The port without `--listen`.
+pub const DEFAULT_PORT: u16 = 50052;
+
+/// Name of the service in metrics and traces.
+pub const NAME: &str = "diffusion";
+
+/// Serves images and scores on `listener` until `stop` is cancelled. Models are loaded, and asked for
+/// a picture once, before the first call is let in.
+///
+/// # Errors
+/// An instruction set that the processor lacks, an artefact root that cannot be used, a `REDIS_URL` that is none, and what
+/// [`serve()`](runtime::serve()) gives. A model that does not load is said by
+/// [`Handle::ready`](runtime::Handle::ready) and [`Handle::wait`](runtime::Handle::wait).
+pub async fn start(
+    options: Options,
+    telemetry: &Telemetry,
+    listener: Listener,
+    max_message_bytes: usize,
+    stop: CancellationToken,
+) -> Result<Handle, StartError> {
+    let refused =
+        |error: runtime::artefact::Error| StartError::Options(runtime::error::chain(&error));
+    if let Some(isa) = options.isa {
+        isa.pin().map_err(StartError::Options)?;
+    }
+    let roots = Roots::open(&options.artefacts).map_err(refused)?;
+    let cache = Cache::open(&options.cache)?;
+    let served = Arc::new(Served::default());
+    let engine = Engine::start(options.queue_capacity, options.max_batch)
+        .map_err(|error| StartError::Options(format!("cannot start the device thread: {error}")))?;
+    let images =
+        DiffusionServiceServer::new(Diffusion::new(served.clone(), engine, options.max_items))
+            .max_decoding_message_size(max_message_bytes)
+            .max_encoding_message_size(max_message_bytes);
+    let scores = ImageScoringServiceServer::new(Scoring::new(served.clone(), roots, cache))
+        .max_decoding_message_size(max_message_bytes)
+        .max_encoding_message_size(max_message_bytes);
+    let service = Service::new(telemetry, proto::FILE_DESCRIPTOR_SET)
+        .with(images)
+        .with(scores);
+    let warm_up = async move {
+        let load = tokio::task::spawn_blocking(move || served.load(&options));
+        load.await
+            .unwrap_or_else(|panic| Err(Error::Task(panic.to_string())))
+    };
+    serve(service, listener, warm_up, stop).await
+}

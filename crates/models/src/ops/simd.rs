@@ -19,6 +19,16 @@ pub enum Isa {
 
 static CHOSEN: OnceLock<Isa> = OnceLock::new();
 
+impl std::str::FromStr for Isa {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = [Self::Avx512, Self::Avx2, Self::Portable];
+        let found = all.into_iter().find(|isa| isa.name() == name);
+        found.ok_or_else(|| format!("`{name}` is not one of avx512, avx2, portable"))
+    }
+}
+
 impl Isa {
     /// The instruction set in use: the pinned one, or the best of this processor.
     pub fn current() -> Self {

@@ -1,0 +1,178 @@
+//! Why there is no picture, or no score.
+
+use std::time::Duration;
+
+use runtime::{Kind, ServiceError};
+
+/// Errors of the service.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request breaks a rule.
+    #[error("{field}: {rule}")]
+    Invalid {
+        /// Path of the field in the request.
+        field: String,
+        /// What is wrong, as a sentence to act on.
+        rule: String,
+    },
+    /// A prompt that no encoder would take.
+    #[error("{field}: {rule}")]
+    Prompt {
+        /// `prompt` or `negative_prompt`.
+        field: &'static str,
+        /// What is wrong.
+        rule: String,
+    },
+    /// A name that nothing is served under.
+    #[error("no model `{name}` is served here; there are: {served}")]
+    UnknownModel {
+        /// As asked.
+        name: String,
+        /// Names that are.
+        served: String,
+    },
+    /// The queue has no room for the request.
+    #[error("the queue is full: {waiting} pictures wait, {capacity} may")]
+    Full {
+        /// Pictures that wait.
+        waiting: usize,
+        /// Pictures that may.
+        capacity: usize,
+        /// When there may be room.
+        retry_after: Duration,
+    },
+    /// The service stops.
+    #[error("the service is stopping")]
+    Stopping,
+    /// The caller left before its turn.
+    #[error("the caller left")]
+    Left,
+    /// The model gave NaN, or one colour all over.
+    #[error(transparent)]
+    NoPicture(models::stable_diffusion::Error),
+    /// The endpoint has no such measure.
+    #[error("{0}")]
+    NotOffered(String),
+    /// An image that cannot be read.
+    #[error("{field}: {rule}")]
+    Image {
+        /// Path of the field in the request.
+        field: String,
+        /// What is wrong.
+        rule: String,
+    },
+    /// An image by reference that cannot be had.
+    #[error(transparent)]
+    Artefact(#[from] runtime::artefact::Error),
+    /// A diffusion checkpoint that does not load.
+    #[error("cannot load model `{name}`")]
+    Load {
+        /// The name it should have been served as.
+        name: String,
+        /// The file and the field or tensor.
+        #[source]
+        source: Box<models::config::LoadError>,
+    },
+    /// A CLIP that does not load.
+    #[error("cannot load scoring model `{name}`")]
+    LoadScoring {
+        /// The name it should have been served as.
+        name: String,
+        /// The file and the field or tensor.
+        #[source]
+        source: Box<models::clip::Error>,
+    },
+    /// There is nothing to serve.
+    #[error(
+        "no diffusion model: give one with --model NAME=DIR, or --assets with models/nano/nano-sd"
+    )]
+    NoModel,
+    /// The model failed inside.
+    #[error("the model failed")]
+    Model(#[source] models::stable_diffusion::Error),
+    /// The scoring model failed inside.
+    #[error("the scoring model failed")]
+    ScoringModel(#[source] Box<models::clip::Error>),
+    /// A picture that cannot be encoded.
+    #[error("cannot encode the picture")]
+    Encode(#[from] png::EncodingError),
+    /// A task of ours ended badly.
+    #[error("a task failed: {0}")]
+    Task(String),
+}
+
+impl Error {
+    /// The error that `field` breaks `rule`.
+    pub(crate) fn invalid(field: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            rule: rule.into(),
+        }
+    }
+}
+
+impl From<models::stable_diffusion::Error> for Error {
+    fn from(error: models::stable_diffusion::Error) -> Self {
+        use models::stable_diffusion::Error as Model;
+        match error {
+            Model::Invalid {
+                field: field @ ("prompt" | "negative_prompt"),
+                reason,
+            } => Self::Prompt {
+                field,
+                rule: reason,
+            },
+            Model::Invalid { field, reason } => Self::invalid(request_field(field), reason),
+            Model::NotFinite | Model::Blank => Self::NoPicture(error),
+            Model::Tokenizer(_) | Model::Candle(_) => Self::Model(error),
+        }
+    }
+}
+
+/// Where the schema has a field of the model's request.
+fn request_field(field: &str) -> String {
+    let name = match field {
+        "steps" => "step_count",
+        "guidance" => "guidance_scale",
+        other => other,
+    };
+    format!("settings.{name}")
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Invalid { field, rule } | Self::Image { field, rule } => {
+                Kind::invalid(field, rule)
+            }
+            Self::Prompt { field, rule } => Kind::invalid(*field, rule),
+            Self::UnknownModel { .. } => Kind::NotFound,
+            Self::Full { retry_after, .. } => Kind::ResourceExhausted {
+                retry_after: Some(*retry_after),
+            },
+            Self::Stopping => Kind::Unavailable { retry_after: None },
+            Self::Left => Kind::Cancelled,
+            Self::NoPicture(_) => Kind::DataLoss,
+            Self::NotOffered(_) => Kind::Unimplemented,
+            Self::Artefact(error) => error.kind(),
+            Self::Load { .. } | Self::LoadScoring { .. } | Self::NoModel => {
+                Kind::FailedPrecondition
+            }
+            Self::Model(_) | Self::ScoringModel(_) | Self::Encode(_) | Self::Task(_) => {
+                Kind::Internal
+            }
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Prompt { .. } => "PROMPT_TOO_LONG",
+            Self::UnknownModel { .. } => "UNKNOWN_MODEL",
+            Self::Full { .. } => "QUEUE_FULL",
+            Self::NoPicture(models::stable_diffusion::Error::Blank) => "BLANK_IMAGE",
+            Self::NoPicture(_) => "NOT_FINITE",
+            Self::Image { .. } => "UNREADABLE_IMAGE",
+            _ => self.kind().reason(),
+        }
+    }
+}

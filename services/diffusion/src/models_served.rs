@@ -1,0 +1,150 @@
+//! The checkpoints in memory, by name.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use models::clip::Clip;
+use models::stable_diffusion::{Pipeline, PromptSyntax, Request};
+
+use crate::error::Error;
+use crate::options::{NamedFolder, Options};
+
+/// What is served. Empty until [`Served::load`] has ended well; calls come only after that.
+#[derive(Default)]
+pub(crate) struct Served {
+    loaded: OnceLock<Loaded>,
+}
+
+struct Loaded {
+    /// Default first.
+    pipelines: Vec<Arc<Pipeline>>,
+    /// Default first.
+    scorers: Vec<Scorer>,
+}
+
+/// A CLIP under its name.
+#[derive(Clone)]
+pub(crate) struct Scorer {
+    pub(crate) name: String,
+    pub(crate) clip: Arc<Clip>,
+}
+
+impl Served {
+    /// Loads all models of the options and asks each diffusion model for one picture.
+    ///
+    /// # Errors
+    /// The first that does not load, by name, file and field.
+    pub(crate) fn load(&self, options: &Options) -> Result<(), Error> {
+        let found = builtin(options.assets.as_deref(), "nano-sd", "model_index.json");
+        let pipelines = options
+            .models
+            .iter()
+            .chain(&found)
+            .map(load_pipeline)
+            .collect::<Result<Vec<_>, _>>()?;
+        if pipelines.is_empty() {
+            return Err(Error::NoModel);
+        }
+        let found = builtin(options.assets.as_deref(), "nano-clip", "config.json");
+        let scorers = options
+            .scoring_models
+            .iter()
+            .chain(&found)
+            .map(load_scorer)
+            .collect::<Result<_, _>>()?;
+        // Only the warm-up calls this, once.
+        let _first = self.loaded.set(Loaded { pipelines, scorers });
+        Ok(())
+    }
+
+    /// Diffusion models, default first.
+    pub(crate) fn pipelines(&self) -> &[Arc<Pipeline>] {
+        self.loaded.get().map_or(&[], |loaded| &loaded.pipelines)
+    }
+
+    /// Scoring models, default first.
+    pub(crate) fn scorers(&self) -> &[Scorer] {
+        self.loaded.get().map_or(&[], |loaded| &loaded.scorers)
+    }
+
+    /// The diffusion model called `name`; the default for an empty name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownModel`].
+    pub(crate) fn pipeline(&self, name: &str) -> Result<Arc<Pipeline>, Error> {
+        let all = self.pipelines();
+        let found = all.iter().find(|p| name.is_empty() || p.name() == name);
+        found
+            .cloned()
+            .ok_or_else(|| unknown(name, all.iter().map(|p| p.name())))
+    }
+
+    /// The scoring model called `name`; the default for an empty name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownModel`], and [`Error::NotOffered`] where there is none at all.
+    pub(crate) fn scorer(&self, name: &str) -> Result<Scorer, Error> {
+        let all = self.scorers();
+        if all.is_empty() {
+            return Err(Error::NotOffered(
+                "this endpoint has no scoring model".to_owned(),
+            ));
+        }
+        let found = all.iter().find(|s| name.is_empty() || s.name == name);
+        found
+            .cloned()
+            .ok_or_else(|| unknown(name, all.iter().map(|s| s.name.as_str())))
+    }
+}
+
+fn unknown<'a>(name: &str, served: impl Iterator<Item = &'a str>) -> Error {
+    Error::UnknownModel {
+        name: name.to_owned(),
+        served: served.collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The model that the assets bring, if they do.
+fn builtin(assets: Option<&Path>, name: &str, file: &str) -> Option<NamedFolder> {
+    let folder = assets?.join("models/nano").join(name);
+    folder.join(file).is_file().then(|| NamedFolder {
+        name: format!("builtin:{name}"),
+        folder,
+    })
+}
+
+fn load_pipeline(model: &NamedFolder) -> Result<Arc<Pipeline>, Error> {
+    let NamedFolder { name, folder } = model;
+    let pipeline = Pipeline::load(folder, name).map_err(|source| Error::Load {
+        name: name.clone(),
+        source: Box::new(source),
+    })?;
+    let side = pipeline.default_side_px();
+    let small = Request {
+        prompt: String::new(),
+        negative_prompt: String::new(),
+        seed: 0,
+        steps: 1,
+        guidance: 1.,
+        width_px: side,
+        height_px: side,
+        syntax: PromptSyntax::Plain,
+        scheduler: None,
+    };
+    let mut picture = pipeline.begin(&small)?;
+    pipeline.step(&mut [&mut picture])?;
+    tracing::info!(model = name, sha256 = pipeline.sha256(), "model loaded");
+    Ok(Arc::new(pipeline))
+}
+
+fn load_scorer(model: &NamedFolder) -> Result<Scorer, Error> {
+    let NamedFolder { name, folder } = model;
+    let clip = Clip::load(folder).map_err(|source| Error::LoadScoring {
+        name: name.clone(),
+        source: Box::new(source),
+    })?;
+    Ok(Scorer {
+        name: name.clone(),
+        clip: Arc::new(clip),
+    })
+}

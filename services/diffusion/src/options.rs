@@ -1,0 +1,85 @@
+//! What an operator can set.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use models::ops::simd::Isa;
+use runtime::options::{ArtefactOptions, CacheOptions};
+
+/// Options of the diffusion service.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Diffusion")]
+pub struct Options {
+    /// Folder with `models/nano/`; what is there is served as `builtin:...`.
+    #[arg(long, env = "DIPTYCH_ASSETS", value_name = "DIR")]
+    pub assets: Option<PathBuf>,
+    /// Checkpoint in diffusers' layout to serve; repeat it for more. The first is the default.
+    #[arg(long = "model", value_name = "NAME=DIR")]
+    pub models: Vec<NamedFolder>,
+    /// CLIP in transformers' layout that scores images; repeat it for more. The first is the default.
+    #[arg(long = "scoring-model", value_name = "NAME=DIR")]
+    pub scoring_models: Vec<NamedFolder>,
+    /// Pictures that may wait for the device; the next request is refused.
+    #[arg(long, env = "DIPTYCH_DIFFUSION_QUEUE_CAPACITY", default_value_t = QUEUE_CAPACITY, value_name = "COUNT")]
+    pub queue_capacity: usize,
+    /// Pictures on the device at a time.
+    #[arg(long, env = "DIPTYCH_DIFFUSION_MAX_BATCH", default_value_t = MAX_BATCH, value_name = "COUNT")]
+    pub max_batch: usize,
+    /// Pictures that one request may ask for.
+    #[arg(long, env = "DIPTYCH_DIFFUSION_MAX_ITEMS", default_value_t = MAX_ITEMS, value_name = "COUNT")]
+    pub max_items: usize,
+    /// Instruction set to compute with, so that two machines give the same bytes: avx512, avx2 or
+    /// portable [default: the best of this processor].
+    #[arg(long, env = "DIPTYCH_ISA", value_name = "SET")]
+    pub isa: Option<Isa>,
+    /// Where images that are given by reference lie.
+    #[command(flatten)]
+    pub artefacts: ArtefactOptions,
+    /// Where embeddings are kept.
+    #[command(flatten)]
+    pub cache: CacheOptions,
+}
+
+const QUEUE_CAPACITY: usize = 1024;
+const MAX_BATCH: usize = 8;
+const MAX_ITEMS: usize = 256;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            assets: None,
+            models: Vec::new(),
+            scoring_models: Vec::new(),
+            queue_capacity: QUEUE_CAPACITY,
+            max_batch: MAX_BATCH,
+            max_items: MAX_ITEMS,
+            isa: None,
+            artefacts: ArtefactOptions::default(),
+            cache: CacheOptions::default(),
+        }
+    }
+}
+
+/// A folder under a name: `NAME=DIR`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFolder {
+    /// Name to give in requests.
+    pub name: String,
+    /// The folder.
+    pub folder: PathBuf,
+}
+
+impl FromStr for NamedFolder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, folder)) if !name.is_empty() && !folder.is_empty() => Ok(Self {
+                name: name.to_owned(),
+                folder: folder.into(),
+            }),
+            _ => Err(format!("{text:?} should look like NAME=DIR")),
+        }
+    }
+}
