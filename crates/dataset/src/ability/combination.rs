@@ -72,7 +72,7 @@ impl Combination {
 /// `scene` and `((dog)), beach, cartoon` of `animal` show the same, and what one
 /// ability holds out, no other may train on.
 pub fn split_of(phrase: &str, scene: &str, style: &str) -> Split {
-    let digest = Sha256::digest(format!("{phrase}|{scene}|{style}"));
+    let digest = Sha256::digest(format!("split|{phrase}|{scene}|{style}"));
     if f64::from(digest[0]) < BENCHMARK_SHARE * 256.0 {
         Split::Benchmark
     } else {
