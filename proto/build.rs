@@ -10,8 +10,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.sort();
     let descriptors = protox::compile(&files, ["."])?;
     let out_dir = env::var("OUT_DIR")?;
-    fs::write(Path::new(&out_dir).join("diptych.binpb"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    fs::write(
+        Path::new(&out_dir).join("diptych.binpb"),
+        descriptors.encode_to_vec(),
+    )?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(descriptors)?;
     Ok(())
 }
 
@@ -20,8 +25,15 @@ fn list_schemas(folder: &Path, files: &mut Vec<String>) -> Result<(), Box<dyn Er
         let path = entry?.path();
         if path.is_dir() {
             list_schemas(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "proto") {
-            files.push(path.to_str().ok_or("a schema path is not UTF-8")?.to_owned());
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "proto")
+        {
+            files.push(
+                path.to_str()
+                    .ok_or("a schema path is not UTF-8")?
+                    .to_owned(),
+            );
         }
     }
     Ok(())

@@ -21,12 +21,13 @@ use proto::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    assets::Assets,
     files, jobs,
     jobs::artefact,
     progress::Progress,
     recipe::{Recipe, Stage, Train},
     scores::Scores,
-    suite::Suite,
+    suite::{ServiceName, Suite},
     synth::{self, Plan, Share, Summary},
 };
 
@@ -160,11 +161,12 @@ pub async fn is_finished(recipe: &Recipe, folder: &RunFolder) -> Result<bool> {
 /// One sentence and its causes; what was finished before stays.
 pub async fn run(
     suite: &Suite,
+    assets: &Assets,
     recipe: &Recipe,
     recipe_text: &str,
     folder: &RunFolder,
 ) -> Result<Record> {
-    let mut run = Run::open(suite, recipe, recipe_text, folder)?;
+    let mut run = Run::open(suite, assets, recipe, recipe_text, folder)?;
     run.synthesize().await?;
     if let Some(train) = &recipe.train {
         run.train_all(train).await?;
@@ -178,6 +180,7 @@ pub async fn run(
 
 struct Run<'a> {
     suite: &'a Suite,
+    assets: &'a Assets,
     recipe: &'a Recipe,
     folder: &'a RunFolder,
     record: Record,
@@ -186,6 +189,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn open(
         suite: &'a Suite,
+        assets: &'a Assets,
         recipe: &'a Recipe,
         recipe_text: &str,
         folder: &'a RunFolder,
@@ -203,6 +207,7 @@ impl<'a> Run<'a> {
         };
         let run = Self {
             suite,
+            assets,
             recipe,
             folder,
             record,
@@ -351,7 +356,7 @@ impl<'a> Run<'a> {
         .await?;
         let spec = BenchmarkSpec {
             source: Some(artefact(&held_out, true)?),
-            training_data: vec![artefact(&self.folder.dataset(), true)?],
+            training_data: self.training_data()?,
             questions_per_ability: eval.questions_per_ability,
             seed: self.recipe.seed,
             output: Some(artefact(&self.folder.benchmark(), true)?),
@@ -366,6 +371,24 @@ impl<'a> Run<'a> {
             "made the benchmark"
         );
         self.finish_step("benchmark", started_at)
+    }
+
+    /// Folders of all that the models are trained on, for the overlap check. Built-in data of a
+    /// service elsewhere lies where this process cannot name it.
+    fn training_data(&self) -> Result<Vec<Artefact>> {
+        let mut folders = vec![artefact(&self.folder.dataset(), true)?];
+        let base = self
+            .recipe
+            .train
+            .as_ref()
+            .map(|train| train.base_data.as_str());
+        if base == Some("builtin:nano-base") && self.suite.is_embedded(ServiceName::Eval) {
+            folders.push(artefact(
+                &self.assets.root().join("models/nano/base"),
+                true,
+            )?);
+        }
+        Ok(folders)
     }
 
     async fn evaluate(&mut self) -> Result<()> {

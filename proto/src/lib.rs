@@ -8,7 +8,11 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 macro_rules! package {
     ($name:ident, $package:literal) => {
-        #[allow(missing_docs, clippy::all, reason = "generated; the comments are in the schemas")]
+        #[allow(
+            missing_docs,
+            clippy::all,
+            reason = "generated; the comments are in the schemas"
+        )]
         #[allow(clippy::large_enum_variant, unreachable_pub, reason = "generated")]
         pub mod $name {
             /// Version 1.

@@ -1,5 +1,11 @@
 //! Who may know whom: the arrows of ARCHITECTURE.md, read from the manifests.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends at its first surprise"
+)]
+
 use std::{collections::BTreeSet, fs, path::Path};
 
 const SERVICES: [&str; 5] = ["promptgen", "diffusion", "dialogue", "trainer", "eval"];

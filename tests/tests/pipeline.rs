@@ -1,5 +1,11 @@
 //! The main job through the command line, on the embedded default.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends at its first surprise"
+)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,5 +1,11 @@
 //! Six processes: five services and the client, as on five machines with one shared folder.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends at its first surprise"
+)]
+
 use std::{collections::BTreeSet, fs, path::Path};
 
 use tests::{Receiver, Redis, Service, Span, finished, program};

@@ -1,6 +1,12 @@
 //! Bad input, given as a user gives it: one clear sentence on stderr, exit code 2 or 1, and
 //! nothing half-written.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends at its first surprise"
+)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

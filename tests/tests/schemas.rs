@@ -1,5 +1,11 @@
 //! The schemas are documents: these tests hold them to the rules of STYLE.md.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends at its first surprise"
+)]
+
 use std::{
     collections::BTreeMap,
     fs,

@@ -56,7 +56,13 @@ pub(crate) struct Session {
 pub(crate) struct BadInput;
 
 impl Session {
-    fn start(global: Global) -> Result<Self> {
+    fn start(mut global: Global) -> Result<Self> {
+        // A command speaks through its progress and its result; the logs of services in its
+        // process are for whoever asks.
+        global
+            .telemetry
+            .log
+            .get_or_insert_with(|| "warn".to_owned());
         let telemetry = Telemetry::start(&global.telemetry, "orchestrator")?;
         let assets =
             Assets::find(global.assets.as_deref()).map_err(|error| error.context(BadInput))?;

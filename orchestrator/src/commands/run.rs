@@ -39,7 +39,7 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
         image_model: recipe.synth.image.model.clone(),
     };
     let suite = session.open(&needs).await?;
-    let outcome = experiment::run(&suite, &recipe, &text, &folder).await;
+    let outcome = experiment::run(&suite, &session.assets, &recipe, &text, &folder).await;
     suite.close().await?;
     outcome?;
     report::write(&folder, &folder.report(), &session.assets).await?;

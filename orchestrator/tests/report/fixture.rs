@@ -8,7 +8,7 @@ use diptych::report::{
     Quota, Reason, RecordGroup, RejectedPair, Report, Role, Score, Timing, TrainingRun, Turn,
 };
 
-pub const ABILITIES: [&str; 13] = [
+pub(crate) const ABILITIES: [&str; 13] = [
     "animal",
     "plant",
     "vehicle",
@@ -34,7 +34,7 @@ const ARMS: [(&str, Role, &str); 3] = [
 ];
 
 /// The report of a run in which the pairs helped on one benchmark and not visibly on the other.
-pub fn report() -> Report {
+pub(crate) fn report() -> Report {
     Report {
         title: "demo".into(),
         summary: "260 image–dialogue pairs were made from scratch and a small vision-language model was trained with \
@@ -64,7 +64,7 @@ pub fn report() -> Report {
 }
 
 /// A picture of one colour with a disc, so that each can be told from the next.
-pub fn picture(index: usize, alt: &str) -> Picture {
+pub(crate) fn picture(index: usize, alt: &str) -> Picture {
     let side_px = 64;
     let shade = |offset: usize| (((index * 67 + offset * 91) % 200) + 40) as u8;
     let pixels = image::RgbImage::from_fn(side_px, side_px, |x, y| {
@@ -269,7 +269,7 @@ fn exchange(index: usize) -> Exchange {
         right,
     };
     Exchange {
-        benchmark: if index % 2 == 0 {
+        benchmark: if index.is_multiple_of(2) {
             "ai_generated"
         } else {
             "real"

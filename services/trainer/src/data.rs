@@ -178,6 +178,12 @@ fn read_llava(json: PathBuf, images: &Path) -> Result<RawSource, Error> {
         reason,
     };
     let refused = |error: dataset::llava::ReadError| failed(runtime::error::chain(&error));
+    let images = &images.canonicalize().map_err(|error| {
+        failed(format!(
+            "cannot open the image folder {}: {error}",
+            images.display()
+        ))
+    })?;
     let mut samples = Vec::new();
     for record in dataset::llava::read(&json).map_err(refused)? {
         let record = record.map_err(refused)?;
