@@ -181,7 +181,12 @@ impl Conv {
     ///
     /// # Errors
     /// When shapes disagree.
-    pub fn forward_upsampled(&self, input: &Tensor, height: usize, width: usize) -> candle_core::Result<Tensor> {
+    pub fn forward_upsampled(
+        &self,
+        input: &Tensor,
+        height: usize,
+        width: usize,
+    ) -> candle_core::Result<Tensor> {
         let place = Placement {
             upsampled: Some((height, width)),
             ..self.place

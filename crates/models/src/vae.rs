@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use candle_core::{Tensor};
+use candle_core::Tensor;
 
 use crate::blocks::{Conv, Linear, ResnetBlock, ResnetShape, Source, group_norm};
 use crate::config::{self, Fields, LoadError};

@@ -482,10 +482,16 @@ fn a_checkpoint_that_cannot_be_served_is_refused_by_name() {
 fn clip_embeds_texts_and_pictures_as_transformers_does() {
     let expected = Expected::open();
     let clip = models::clip::Clip::load(&fixtures().join("clip")).unwrap();
-    let texts: Vec<f32> =
-        ["a red dog", "beach, night"].iter().flat_map(|text| clip.embed_text(text).unwrap()).collect();
+    let texts: Vec<f32> = ["a red dog", "beach, night"]
+        .iter()
+        .flat_map(|text| clip.embed_text(text).unwrap())
+        .collect();
     assert_close("clip texts", &texts, &expected.values("clip_text"));
     let picture = std::fs::read(fixtures().join("clip/picture.png")).unwrap();
     let picture = models::clip_image::decode_rgb(&picture).unwrap();
-    assert_close("clip picture", &clip.embed_images(&[picture])[0], &expected.values("clip_image"));
+    assert_close(
+        "clip picture",
+        &clip.embed_images(&[picture])[0],
+        &expected.values("clip_image"),
+    );
 }
