@@ -10,9 +10,9 @@ use models::llava::Llava;
 use proto::dataset::v1::Artefact;
 use proto::job::v1::JobState;
 use proto::trainer::v1::{
-    CancelTrainingJobRequest, CreateTrainingJobRequest, GetTrainingJobRequest,
+    CancelTrainingJobRequest, CreateTrainingJobRequest, DataSource, GetTrainingJobRequest,
     ListTrainingJobsRequest, LoraSettings, StageKind, TrainingSpec, WatchTrainingJobRequest,
-    training_spec,
+    data_source, training_spec,
 };
 use runtime::explain;
 use tonic::Code;
@@ -303,6 +303,36 @@ async fn data_that_cannot_be_used_fails_the_job_with_the_file_and_the_place() {
     assert!(
         state == JobState::Failed && error.contains("noise.png"),
         "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mixture_of_our_store_and_llava_json_is_trained_on_and_named_in_the_card() {
+    let mut bench = Bench::start(4).await;
+    let output = bench.root().join("runs/mixture");
+    let mut wanted = spec(&bench, &output, 4);
+    wanted.stages.remove(0);
+    let stored = DataSource {
+        name: "synthetic".into(),
+        location: Some(data_source::Location::Dataset(folder_uri(
+            &bench.dataset(70).await,
+        ))),
+        weight: 0.5,
+        ..DataSource::default()
+    };
+    wanted.stages[0].data[0].weight = 0.5;
+    wanted.stages[0].data.push(stored);
+    let job = bench.create("mixture", &wanted).await.unwrap();
+    let (state, error) = ended(bench.watch(&job).await.last().unwrap());
+    assert_eq!((state, error.as_str()), (JobState::Succeeded, ""));
+    let card = std::fs::read_to_string(output.join("model/README.md")).unwrap();
+    assert!(card.contains("data: base sha256:") && card.contains("data: synthetic sha256:"));
+
+    wanted.stages[0].data[1].weight = 0.0;
+    let error = bench.create("half", &wanted).await.unwrap_err();
+    assert!(
+        explain(&error).contains("every source has a weight or none"),
+        "{error:?}"
     );
 }
 

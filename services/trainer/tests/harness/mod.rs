@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use proto::dataset::v1::Artefact;
+use dataset::identity::{SampleKey, sha256_hex};
+use dataset::plan::Plan;
+use dataset::store::{PartitionTally, Root, Writer};
+use proto::dataset::v1::{Artefact, Conversation, Image, QuestionKind, Role, Sample, Turn, image};
 use proto::job::v1::JobState;
 use proto::trainer::v1::trainer_service_client::TrainerServiceClient;
 use proto::trainer::v1::{
@@ -129,6 +132,31 @@ impl Bench {
         let mut bytes = std::fs::read(folder.join(file)).unwrap();
         change(&mut bytes);
         std::fs::write(folder.join(file), bytes).unwrap();
+        folder
+    }
+
+    /// A dataset of our own store with `count` samples of one picture and one question each.
+    pub(crate) async fn dataset(&self, count: u64) -> PathBuf {
+        let folder = self.root().join("dataset");
+        let plan = Plan {
+            recipe_sha256: sha256_hex("recipe"),
+            recipe_seed: 1,
+            sample_counts: [("animal".to_owned(), count)].into(),
+        };
+        let writer = Writer::open(Root::create_folder(&folder).unwrap(), &plan)
+            .await
+            .unwrap();
+        let picture = std::fs::read(fixture().join("picture2.png")).unwrap();
+        for partition in plan.partitions() {
+            let samples = partition
+                .slots()
+                .map(|slot| sample(slot, &picture))
+                .collect();
+            writer
+                .commit(&partition, samples, PartitionTally::default())
+                .await
+                .unwrap();
+        }
         folder
     }
 
@@ -266,6 +294,44 @@ pub(crate) fn folder_uri(folder: &Path) -> Artefact {
 pub(crate) fn ended(job: &TrainingJob) -> (JobState, String) {
     let job = job.job.as_ref().unwrap();
     (job.state(), job.error.clone())
+}
+
+fn sample(slot: u64, picture: &[u8]) -> Sample {
+    let key = SampleKey {
+        recipe_seed: 1,
+        ability: "animal",
+        slot,
+        attempt: 0,
+    };
+    let id = key.id().to_string();
+    let turn = |role: Role, text: &str, image_index: &[u32]| Turn {
+        role: role.into(),
+        text: text.into(),
+        image_index: image_index.to_vec(),
+        kind: QuestionKind::Wh.into(),
+        ..Turn::default()
+    };
+    Sample {
+        id: id.clone(),
+        ability: "animal".into(),
+        slot,
+        images: vec![Image {
+            sample_id: id.clone(),
+            content: Some(image::Content::Data(picture.to_vec().into())),
+            media_type: "image/png".into(),
+            sha256: sha256_hex(picture),
+            ..Image::default()
+        }],
+        conversation: Some(Conversation {
+            sample_id: id,
+            turns: vec![
+                turn(Role::User, "What is this?", &[0]),
+                turn(Role::Assistant, "A dog.", &[]),
+            ],
+            provenance: None,
+        }),
+        ..Sample::default()
+    }
 }
 
 fn copy(from: &Path, to: &Path) {
