@@ -25,6 +25,12 @@ impl Assets {
         Ok(Self { root })
     }
 
+    /// The built-in base data, where it really lies: a packaged tree may link to it.
+    pub fn base_data(&self) -> PathBuf {
+        let folder = self.root.join("models/nano/base");
+        folder.canonicalize().unwrap_or(folder)
+    }
+
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root

@@ -383,10 +383,7 @@ impl<'a> Run<'a> {
             .as_ref()
             .map(|train| train.base_data.as_str());
         if base == Some("builtin:nano-base") && self.suite.is_embedded(ServiceName::Eval) {
-            folders.push(artefact(
-                &self.assets.root().join("models/nano/base"),
-                true,
-            )?);
+            folders.push(artefact(&self.assets.base_data(), true)?);
         }
         Ok(folders)
     }

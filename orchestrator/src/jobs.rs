@@ -19,7 +19,7 @@ use proto::{
 use runtime::{explain, retry::Retry};
 use tonic::{Code, Status, Streaming};
 
-use crate::suite::Suite;
+use crate::{bad_input::complaint, suite::Suite};
 
 /// What a job's message says now.
 struct Snapshot<P, R> {
@@ -52,7 +52,7 @@ pub async fn train(
             async move { client.create_training_job(request).await }
         })
         .await
-        .map_err(|status| anyhow!("{}", explain(&status)))?;
+        .map_err(|status| complaint(&status))?;
     let id = job_id(created.into_inner().job.and_then(|job| job.job))?;
     follow(
         || {
@@ -97,7 +97,7 @@ pub async fn evaluate(
             async move { client.create_evaluation_job(request).await }
         })
         .await
-        .map_err(|status| anyhow!("{}", explain(&status)))?;
+        .map_err(|status| complaint(&status))?;
     let id = job_id(created.into_inner().job.and_then(|job| job.job))?;
     follow(
         || {
@@ -141,7 +141,7 @@ pub async fn make_benchmark(
             async move { client.create_benchmark_job(request).await }
         })
         .await
-        .map_err(|status| anyhow!("{}", explain(&status)))?;
+        .map_err(|status| complaint(&status))?;
     let id = job_id(created.into_inner().job.and_then(|job| job.job))?;
     follow(
         || {
@@ -183,7 +183,7 @@ where
             Err(status) if matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) => {
                 explain(&status)
             }
-            Err(status) => bail!("{}", explain(&status)),
+            Err(status) => return Err(complaint(&status)),
         };
         breaks += 1;
         if breaks == MAX_BREAKS {

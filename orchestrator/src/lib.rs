@@ -6,6 +6,7 @@
 //! [`report`] shows it.
 
 pub mod assets;
+mod bad_input;
 pub mod cli;
 mod commands;
 mod embedded;

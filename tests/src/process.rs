@@ -3,7 +3,7 @@
 use std::{
     hash::{Hash as _, Hasher as _},
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -12,6 +12,9 @@ use std::{
 
 /// Longest wait for a program to say where it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Stands for an address until the service has said its own.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A service in a process of its own; it is killed when dropped.
 #[derive(Debug)]
@@ -143,14 +146,16 @@ impl Service {
                 }
             }
         });
-        let address = address.recv_timeout(START_TIMEOUT);
-        let address =
-            address.unwrap_or_else(|error| panic!("{name} did not say where it listens: {error}"));
-        Self {
+        // From here on the child is killed when the test ends, however it ends.
+        let mut service = Self {
             name: name.to_owned(),
             child,
-            address,
-        }
+            address: NOWHERE,
+        };
+        let address = address.recv_timeout(START_TIMEOUT);
+        service.address =
+            address.unwrap_or_else(|error| panic!("{name} did not say where it listens: {error}"));
+        service
     }
 
     /// `http://…` of the service.
@@ -189,6 +194,5 @@ impl Drop for Service {
 
 fn listening(line: &str) -> Option<SocketAddr> {
     let entry: serde_json::Value = serde_json::from_str(line).ok()?;
-    let fields = &entry["fields"];
-    (fields["message"] == "listening").then(|| fields["address"].as_str()?.parse().ok())?
+    (entry["message"] == "listening").then(|| entry["address"].as_str()?.parse().ok())?
 }

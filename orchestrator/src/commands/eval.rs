@@ -10,7 +10,7 @@ use proto::eval::v1::{BenchmarkRef, Candidate, EvaluationSpec, benchmark_ref, ca
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{BadInput, Session};
+use super::{BadInput, Session, make_folder};
 use crate::{
     cli::EvalArgs,
     experiment::verdict,
@@ -42,8 +42,7 @@ pub(super) async fn execute(args: EvalArgs, session: &Session) -> Result<()> {
     let (spec, mut roots) = build(&spec, &out).map_err(|error| error.context(BadInput))?;
     roots.push(std::path::absolute(&out)?);
     roots.push(session.assets.root().to_path_buf());
-    std::fs::create_dir_all(&out)
-        .with_context(|| format!("cannot write the folder {}", out.display()))?;
+    make_folder(&out)?;
     let needs = Needs {
         artefact_roots: roots,
         ..Needs::services(&[ServiceName::Eval])

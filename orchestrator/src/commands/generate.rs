@@ -7,12 +7,11 @@ use proto::{
         GenerateImagesRequest, ImageItem, SamplingSettings, Scheduler, generate_images_response,
     },
 };
-use runtime::explain;
 use serde::Serialize;
-use tonic::Code;
 
-use super::{BadInput, Session};
+use super::Session;
 use crate::{
+    bad_input::complaint,
     cli::{GenerateArgs, SchedulerArg},
     files,
     progress::Progress,
@@ -52,8 +51,12 @@ async fn generate(args: &GenerateArgs, suite: &Suite) -> Result<Outcome> {
         .clone()
         .generate_images(request(args, suite))
         .await;
-    let mut stream = reply.map_err(complaint)?.into_inner();
-    while let Some(message) = stream.message().await.map_err(complaint)? {
+    let mut stream = reply.map_err(|status| complaint(&status))?.into_inner();
+    while let Some(message) = stream
+        .message()
+        .await
+        .map_err(|status| complaint(&status))?
+    {
         match message.result {
             Some(generate_images_response::Result::Progress(step)) => {
                 progress.set(step.done_step_count.into(), step.step_count.into(), "steps");
@@ -112,15 +115,6 @@ fn request(args: &GenerateArgs, suite: &Suite) -> GenerateImagesRequest {
         items: vec![item],
         settings: Some(settings),
         report_progress: true,
-    }
-}
-
-/// A refusal of the caller's own input is told apart from a failure.
-fn complaint(status: tonic::Status) -> anyhow::Error {
-    let error = anyhow::anyhow!("{}", explain(&status));
-    match status.code() {
-        Code::InvalidArgument | Code::NotFound | Code::Unimplemented => error.context(BadInput),
-        _ => error,
     }
 }
 

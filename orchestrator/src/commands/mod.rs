@@ -11,12 +11,13 @@ mod synth;
 mod train;
 mod up;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use runtime::Telemetry;
 use serde::Serialize;
 
+pub(crate) use crate::bad_input::BadInput;
 use crate::{
     Cli,
     assets::Assets,
@@ -50,10 +51,12 @@ pub(crate) struct Session {
     pub(crate) telemetry: Telemetry,
 }
 
-/// Marks an error of the caller's: bad usage or bad input.
-#[derive(Debug, thiserror::Error)]
-#[error("bad input")]
-pub(crate) struct BadInput;
+/// Makes a folder that the command writes to.
+fn make_folder(folder: &Path) -> Result<()> {
+    let made = std::fs::create_dir_all(folder);
+    made.with_context(|| format!("cannot write the folder {}", folder.display()))
+        .context(BadInput)
+}
 
 impl Session {
     fn start(mut global: Global) -> Result<Self> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{BadInput, Session, report};
+use super::{BadInput, Session, make_folder, report};
 use crate::{
     cli::RunArgs,
     experiment::{self, Record, RunFolder},
@@ -27,14 +27,13 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
     {
         return finish(session, &folder, "finished before; nothing was done");
     }
-    std::fs::create_dir_all(&out).map_err(|error| {
-        anyhow::anyhow!("cannot write the folder {}: {error}", out.display()).context(BadInput)
-    })?;
+    make_folder(&out)?;
     let needs = Needs {
         services: ServiceName::ALL.to_vec(),
         artefact_roots: vec![
             std::path::absolute(&out)?,
             session.assets.root().to_path_buf(),
+            session.assets.base_data(),
         ],
         image_model: recipe.synth.image.model.clone(),
     };

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{BadInput, Session, run::read_recipe};
+use super::{BadInput, Session, make_folder, run::read_recipe};
 use crate::{
     cli::SynthArgs,
     experiment::synthesize_with_progress,
@@ -26,6 +26,7 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
         Ok(())
     };
     in_range().map_err(|error| error.context(BadInput))?;
+    make_folder(&out)?;
     let needs = Needs {
         image_model: recipe.synth.image.model.clone(),
         ..Needs::services(&[

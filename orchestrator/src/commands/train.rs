@@ -13,7 +13,7 @@ use proto::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{BadInput, Session};
+use super::{BadInput, Session, make_folder};
 use crate::{
     cli::{StageArg, TrainArgs},
     jobs::{self, artefact},
@@ -71,8 +71,7 @@ pub(super) async fn execute(args: TrainArgs, session: &Session) -> Result<()> {
     let (spec, mut roots) = build(args).map_err(|error| error.context(BadInput))?;
     roots.push(std::path::absolute(&out)?);
     roots.push(session.assets.root().to_path_buf());
-    std::fs::create_dir_all(&out)
-        .with_context(|| format!("cannot write the folder {}", out.display()))?;
+    make_folder(&out)?;
     let needs = Needs {
         artefact_roots: roots,
         ..Needs::services(&[ServiceName::Trainer])

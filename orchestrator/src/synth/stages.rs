@@ -20,6 +20,7 @@ use runtime::explain;
 use tonic::{Code, Status, Streaming};
 
 use crate::{
+    bad_input::complaint,
     recipe::{DialogueSettings, ImageSettings, PromptSyntax},
     suite::Suite,
 };
@@ -245,7 +246,7 @@ where
         if let Some(status) = &status
             && !is_worth_retrying(status)
         {
-            return Err(anyhow!("{}", explain(status))).context(StageFailed(stage.to_owned()));
+            return Err(complaint(status)).context(StageFailed(stage.to_owned()));
         }
         fruitless = if outcomes.len() > before {
             0

@@ -1,15 +1,19 @@
 //! The dialogue service.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 use runtime::{Listener, Telemetry, stop_signal};
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let arguments = dialogue::Arguments::parse();
-    let telemetry = Telemetry::start(&arguments.telemetry, "dialogue")?;
-    let listener = Listener::bind(&arguments.listen, dialogue::DEFAULT_PORT).await?;
-    let handle = dialogue::start(arguments.service(), listener, &telemetry, stop_signal()).await?;
-    handle.wait().await?;
-    telemetry.shutdown().await;
-    Ok(())
+    runtime::run(async {
+        let telemetry = Telemetry::start(&arguments.telemetry, "dialogue")?;
+        let listener = Listener::bind(&arguments.listen, dialogue::DEFAULT_PORT).await?;
+        let service = arguments.service();
+        let handle = dialogue::start(service, listener, &telemetry, stop_signal()).await?;
+        let ended = handle.wait().await;
+        telemetry.shutdown().await;
+        ended
+    })
 }

@@ -1,5 +1,7 @@
 //! The `diffusion` service as a program.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use runtime::options::{ListenOptions, TelemetryOptions};
 use runtime::{Listener, Telemetry, stop_signal};
@@ -19,14 +21,14 @@ struct Arguments {
     diffusion: diffusion::Options,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     models::threads::init();
     let Arguments {
         listen,
         telemetry,
         diffusion,
     } = Arguments::parse();
-    tokio::runtime::Runtime::new()?.block_on(async {
+    runtime::run(async {
         let telemetry = Telemetry::start(&telemetry, diffusion::NAME)?;
         let listener = Listener::bind(&listen, diffusion::DEFAULT_PORT).await?;
         let stop = stop_signal();
@@ -40,6 +42,6 @@ fn main() -> anyhow::Result<()> {
         .await?;
         let ended = handle.wait().await;
         telemetry.shutdown().await;
-        Ok(ended?)
+        ended
     })
 }

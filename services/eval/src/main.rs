@@ -1,5 +1,7 @@
 //! The `eval` service as a program.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use runtime::options::{ListenOptions, TelemetryOptions};
 use runtime::{Listener, Telemetry, stop_signal};
@@ -19,14 +21,14 @@ struct Arguments {
     eval: eval::Options,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     models::threads::init();
     let Arguments {
         listen,
         telemetry,
         eval,
     } = Arguments::parse();
-    tokio::runtime::Runtime::new()?.block_on(async {
+    runtime::run(async {
         let telemetry = Telemetry::start(&telemetry, eval::NAME)?;
         let listener = Listener::bind(&listen, eval::DEFAULT_PORT).await?;
         let stop = stop_signal();
@@ -34,6 +36,6 @@ fn main() -> anyhow::Result<()> {
             eval::start(eval, &telemetry, listener, listen.max_message_bytes, stop).await?;
         let ended = handle.wait().await;
         telemetry.shutdown().await;
-        Ok(ended?)
+        ended
     })
 }

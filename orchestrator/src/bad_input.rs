@@ -1,0 +1,19 @@
+//! What tells the caller's mistake (exit code 2) from a failure (exit code 1).
+
+use tonic::{Code, Status};
+
+/// Marks an error of the caller's: bad usage or bad input. It adds no words.
+#[derive(Debug, thiserror::Error)]
+#[error("bad input")]
+pub(crate) struct BadInput;
+
+/// A refused call as an error, marked where the service refused what the caller gave.
+pub(crate) fn complaint(status: &Status) -> anyhow::Error {
+    let error = anyhow::anyhow!("{}", runtime::explain(status));
+    match status.code() {
+        Code::InvalidArgument | Code::NotFound | Code::Unimplemented | Code::AlreadyExists => {
+            error.context(BadInput)
+        }
+        _ => error,
+    }
+}
