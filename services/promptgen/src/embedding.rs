@@ -47,6 +47,8 @@ impl Embedder {
 
     /// The vector of a text, of length 1. What is longer than the model reads is cut.
     pub(crate) fn embed(&self, text: &str) -> Result<Vec<f32>, Error> {
-        self.clip.embed_text(text).map_err(|error| Error::Embed(Box::new(error)))
+        self.clip
+            .embed_text(text)
+            .map_err(|error| Error::Embed(Box::new(error)))
     }
 }
