@@ -104,6 +104,20 @@ def save_picture(path, pixels):
     image.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
+def mixed(rows):
+    """The rows of each ability with its kinds and its yes and no spread evenly, so that the first
+    n questions are about as balanced as all of them: who asks only 10 must not get 10 times yes."""
+    seen, size = {}, {}
+    group = lambda row: (row["ability"], row["kind"], row["answers"][0] if row["kind"] == "yes_no" else "")
+    for row in rows:
+        size[group(row)] = size.get(group(row), 0) + 1
+    placed = []
+    for row in rows:
+        place = seen[group(row)] = seen.get(group(row), -1) + 1
+        placed.append((ABILITIES.index(row["ability"]), (place + 0.5) / size[group(row)], len(placed), row))
+    return [row for *_, row in sorted(placed, key=lambda entry: entry[:3])]
+
+
 def main():
     rng, art = random.Random(SEED), benchmark_art(work_folder())
     shutil.rmtree(OUT / "images", ignore_errors=True)
@@ -118,7 +132,7 @@ def main():
                 save_picture(OUT / image, render(art, *combo, rng.randrange(VARIANTS)))
                 rows.append({"question_id": number, "ability": ability, "kind": kind, "image": image,
                              "text": question, "answers": answers})
-    (OUT / "questions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (OUT / "questions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in mixed(rows)))
     print(len(rows), "questions,", sum(f.stat().st_size for f in OUT.rglob("*.png")) // 1000, "kB of pictures")
 
 
