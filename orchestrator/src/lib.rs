@@ -20,6 +20,7 @@ mod run_report;
 pub mod scores;
 pub mod suite;
 pub mod synth;
+mod toml_file;
 
 pub use cli::Cli;
 pub use commands::execute;

@@ -3,11 +3,13 @@
 //! Every key has a default but `seed` and `synth.abilities`; a key that is not
 //! known is an error, since a misspelt key that is ignored costs a night.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+use crate::toml_file;
 
 /// A whole experiment: what to synthesize, how to train, how to evaluate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -174,10 +176,7 @@ impl Recipe {
     /// # Errors
     /// One sentence that names the file, the key and the line.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path)
-            .with_context(|| format!("cannot read the recipe {}", path.display()))?;
-        let recipe: Self = toml::from_str(&text)
-            .with_context(|| format!("recipe {} is not valid", path.display()))?;
+        let recipe: Self = toml_file::read(path, "recipe")?;
         recipe
             .check()
             .with_context(|| format!("recipe {} is not valid", path.display()))?;
@@ -366,6 +365,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn parse(text: &str) -> Result<Recipe> {
         let folder = tempfile::tempdir()?;

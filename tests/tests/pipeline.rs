@@ -165,7 +165,7 @@ fn kill_after_first_partition(recipe: &Path, out: &Path) {
         .spawn()
         .unwrap();
     let manifest = out.join("manifest");
-    while fs::read_dir(&manifest).map_or(0, Iterator::count) == 0 {
+    while !holds_an_object(&manifest) {
         assert!(
             child.try_wait().unwrap().is_none(),
             "it ended before it could be killed"
@@ -174,6 +174,20 @@ fn kill_after_first_partition(recipe: &Path, out: &Path) {
     }
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// Whether a manifest object stands in the folder under its final name.
+fn holds_an_object(folder: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(folder) else {
+        return false;
+    };
+    entries.any(|entry| {
+        entry
+            .unwrap()
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "json")
+    })
 }
 
 fn write(folder: &Path, recipe: &str) -> PathBuf {

@@ -19,6 +19,7 @@ use crate::{
     progress::Progress,
     scores::Scores,
     suite::{Needs, ServiceName},
+    toml_file,
 };
 
 /// `spec.toml`: who is compared on what.
@@ -96,10 +97,7 @@ fn table(scores: &Scores) -> String {
 }
 
 fn build(path: &Path, out: &Path) -> Result<(EvaluationSpec, Vec<PathBuf>)> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let file: SpecFile = toml::from_str(&text)
-        .with_context(|| format!("{} is not an evaluation spec", path.display()))?;
+    let file: SpecFile = toml_file::read(path, "evaluation spec")?;
     ensure!(!file.candidates.is_empty(), "`candidates` names no model");
     ensure!(
         !file.benchmarks.is_empty(),

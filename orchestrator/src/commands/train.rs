@@ -19,6 +19,7 @@ use crate::{
     jobs::{self, artefact},
     progress::Progress,
     suite::{Needs, ServiceName},
+    toml_file,
 };
 
 /// `spec.toml`: the stages of one training run.
@@ -114,12 +115,7 @@ fn build(args: TrainArgs) -> Result<(TrainingSpec, Vec<PathBuf>)> {
     let mut roots = Vec::new();
     let output = Some(artefact(&args.out, true)?);
     let file = match &args.spec {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            toml::from_str(&text)
-                .with_context(|| format!("{} is not a training spec", path.display()))?
-        }
+        Some(path) => toml_file::read(path, "training spec")?,
         None => from_arguments(args)?,
     };
     let stages = file
