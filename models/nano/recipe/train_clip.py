@@ -3,7 +3,9 @@
     python train_clip.py --minutes 20
 
 Symmetric contrastive loss in which every true caption of a picture counts, not only its own: "fox"
-is true of every fox in the batch. Vendor 1's art only.
+is true of every fox in the batch. A second loss, whose heads are thrown away, asks the mean of the
+patch states that LLaVA will read (the last layer but one) for phrase, keyword, scene and style: that
+teaches a small tower to see in a tenth of the time. Vendor 1's art only.
 """
 import argparse
 import json
@@ -21,8 +23,9 @@ from checkpoints import Budget, Ema, learning_rate_share, save
 from pictures import Pictures, work_folder
 from vocabulary import PHRASES, SCENE, SCENES, STYLE, STYLES
 
-BATCH = 128
-LEARNING_RATE = 2e-3
+BATCH = 64
+LEARNING_RATE = 1.5e-3
+HEADS_WEIGHT = 0.5
 MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
 # Captions in training are short; shorter padding is the same to a causal text model read at its end.
@@ -34,7 +37,8 @@ def new_clip(tokenizer):
     special = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     text = dict(both, vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=clip_tokens.LENGTH, **special)
     vision = dict(both, image_size=64, patch_size=8, num_hidden_layers=4, num_channels=3)
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    # Plain attention: PyTorch's fused one has a slow backward on a CPU.
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128, attn_implementation="eager"))
 
 
 def normalised(images):
@@ -96,17 +100,21 @@ class Trainer:
         self.captions = Captions(self.rng)
         self.model = new_clip(self.tokenizer)
         self.ema = Ema(self.model, 0.998)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05)
+        counts = (len(PHRASES), len(self.captions.keywords), len(SCENES), len(STYLES))
+        self.heads = nn.ModuleList(nn.Sequential(nn.LayerNorm(128), nn.Linear(128, n)) for n in counts)
+        parameters = [*self.model.parameters(), *self.heads.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05)
         self.step, self.spent_s = 0, 0.0
         if self.file.exists():
             state = torch.load(self.file, weights_only=False)
             self.model.load_state_dict(state["model"])
+            self.heads.load_state_dict(state["heads"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.ema.shadow, self.ema.steps = state["ema"], state["step"]
             self.step, self.spent_s = state["step"], state["spent_s"]
 
     def checkpoint(self, budget):
-        save(self.file, {"model": self.model.state_dict(), "ema": self.ema.shadow, "step": self.step,
+        save(self.file, {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "ema": self.ema.shadow, "step": self.step,
                          "optimizer": self.optimizer.state_dict(), "spent_s": budget.spent_s})
 
     def tokens(self, texts):
@@ -118,11 +126,14 @@ class Trainer:
         rows = self.rng.choice(self.seen, BATCH)
         combos = [self.pictures.combos[i] for i in rows]
         texts, masks = zip(*(self.captions.draw(*c) for c in combos))
-        images = normalised(jiggle(self.pictures.batch(rows), scale=0.15, shift=0.12, turn=0.15, color=0.15))
+        images = normalised(jiggle(self.pictures.batch(rows), scale=0.12, shift=0.1, turn=0.1))
+        facts = self.captions.facts(combos)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = self.model(input_ids=self.tokens(list(texts)), pixel_values=images).logits_per_text
-        match = truth(self.captions.facts(combos), torch.tensor(np.array(masks)))
-        loss = contrastive_loss(logits.float(), match)
+            seen = self.model(input_ids=self.tokens(list(texts)), pixel_values=images, output_hidden_states=True)
+            patches = seen.vision_model_output.hidden_states[-2][:, 1:].mean(1)
+            guesses = [head(patches).float() for head in self.heads]
+        loss = contrastive_loss(seen.logits_per_text.float(), truth(facts, torch.tensor(np.array(masks))))
+        loss = loss + HEADS_WEIGHT * sum(F.cross_entropy(g, facts[:, i]) for i, g in enumerate(guesses))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

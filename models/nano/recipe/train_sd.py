@@ -1,9 +1,10 @@
 """Trains nano-sd's UNet and text encoder on latents. Killed, it goes on from its last checkpoint.
 
-    python train_sd.py --minutes 95 [--work DIR] [--processes 2]
+    python train_sd.py --minutes 45 [--work DIR] [--processes 2]
 
-One process per core, each with one thread and its part of the batch, is faster than threads that
-wait for each other at every operation.
+Minutes are of one process's processor time. One process per core, each with one thread and its part
+of the batch, is faster than threads that wait for each other at every operation; on a busy machine
+one process alone wastes least.
 """
 import argparse
 import os
@@ -183,7 +184,7 @@ def train(rank, processes, minutes):
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.environ.get("MASTER_PORT", "29511")}
         dist.init_process_group("gloo", rank=rank, world_size=processes)
     trainer = Trainer(work_folder(), rank, processes)
-    budget = Budget(minutes, trainer.spent_s, time.monotonic)
+    budget = Budget(minutes, trainer.spent_s)
     losses, saved, logged = [], time.monotonic(), time.monotonic()
     while (share := trainer.share(budget)) < 1:
         losses.append(trainer.train_step(share))
@@ -202,7 +203,7 @@ def train(rank, processes, minutes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work")
-    parser.add_argument("--minutes", type=float, default=95)
+    parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     work = work_folder()
