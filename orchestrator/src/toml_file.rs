@@ -13,9 +13,10 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, what: &str) -> Result<T> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the {what} {}", path.display()))?;
     toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(0, |span| {
-            text[..span.start.min(text.len())].lines().count().max(1)
-        });
+        let before = |span: std::ops::Range<usize>| text.get(..span.start).unwrap_or_default();
+        let line = 1 + error
+            .span()
+            .map_or(0, |span| before(span).matches('\n').count());
         let message = error.message().replace('\n', ", ");
         anyhow!(
             "{what} {} is not valid: line {line}: {message}",
