@@ -204,11 +204,10 @@ fn image_model(model: &str) -> Result<Vec<diffusion::NamedFolder>> {
         return Ok(Vec::new());
     }
     let folder = std::path::absolute(model)?;
-    anyhow::ensure!(
-        folder.is_dir(),
-        "there is no model folder {}",
-        folder.display()
-    );
+    if !folder.is_dir() {
+        let missing = anyhow::anyhow!("there is no model folder {}", folder.display());
+        return Err(missing.context(crate::bad_input::BadInput));
+    }
     Ok(vec![diffusion::NamedFolder {
         name: model.to_owned(),
         folder,

@@ -2,7 +2,10 @@
 //! a gate that has nothing to measure with says "not checked" and never passes for a check.
 
 use image::DynamicImage;
-use proto::dataset::v1::{GateResult, GateVerdict};
+use proto::{
+    dataset::v1::{GateResult, GateVerdict},
+    diffusion::v1::SafetyVerdict,
+};
 
 use super::hash::DifferenceHash;
 use crate::recipe::Gates;
@@ -84,6 +87,20 @@ pub fn duplicate(
             )
         },
     ))
+}
+
+/// Takes the word of the checkpoint's own safety checker; silence is no pass.
+pub fn safety(verdict: SafetyVerdict) -> GateResult {
+    match verdict {
+        SafetyVerdict::Safe => judged(SAFETY, None),
+        SafetyVerdict::Unsafe => judged(
+            SAFETY,
+            Some("the safety checker flagged the picture".to_owned()),
+        ),
+        SafetyVerdict::NotChecked | SafetyVerdict::Unspecified => {
+            not_checked(SAFETY, "the checkpoint has no safety checker")
+        }
+    }
 }
 
 /// A check that could not be made.
@@ -200,6 +217,15 @@ mod tests {
                 .iter()
                 .all(|result| result.verdict() == GateVerdict::NotChecked)
         );
+    }
+
+    #[test]
+    fn a_flagged_picture_is_rejected_and_an_unchecked_one_is_not_passed() {
+        let verdict = |said| safety(said).verdict();
+        assert_eq!(verdict(SafetyVerdict::Unsafe), GateVerdict::Rejected);
+        assert_eq!(verdict(SafetyVerdict::Safe), GateVerdict::Passed);
+        assert_eq!(verdict(SafetyVerdict::NotChecked), GateVerdict::NotChecked);
+        assert_eq!(verdict(SafetyVerdict::Unspecified), GateVerdict::NotChecked);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::{
     Plan, Watcher,
     gates::{self, NOT_MADE},
     hash::DifferenceHash,
-    stages::{self, Outcomes},
+    stages::{self, Outcomes, Rendered},
 };
 use crate::suite::Suite;
 
@@ -214,17 +214,19 @@ impl Work<'_> {
         &mut self,
         ids: &[(u64, SampleId)],
         mut prompts: BTreeMap<String, Prompt>,
-        mut images: BTreeMap<String, Image>,
+        mut images: BTreeMap<String, Rendered>,
     ) -> Result<Vec<Draft>> {
         let mut drafts = Vec::new();
         for (slot, id) in ids {
             let key = id.to_string();
-            let (Some(prompt), Some(image)) = (prompts.remove(&key), images.remove(&key)) else {
+            let (Some(prompt), Some(rendered)) = (prompts.remove(&key), images.remove(&key)) else {
                 continue;
             };
+            let Rendered { image, safety } = rendered;
             let picture = decode(&image).with_context(|| format!("the picture of sample {key}"))?;
             let hash = DifferenceHash::of(&picture);
-            let gates = self.judge_image(&prompt, &image, &picture, hash).await?;
+            let mut gates = self.judge_image(&prompt, &image, &picture, hash).await?;
+            gates.push(gates::safety(safety));
             if let Some(rejection) = gates::rejection(&gates) {
                 self.count_rejection(&rejection.clone());
                 continue;
@@ -271,10 +273,6 @@ impl Work<'_> {
             results.extend(gates::alignment(rules, own, others));
         }
         results.extend(gates::duplicate(rules, hash, &self.hashes));
-        results.push(gates::not_checked(
-            gates::SAFETY,
-            "the checkpoint has no safety checker",
-        ));
         Ok(results)
     }
 

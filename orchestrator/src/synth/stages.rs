@@ -11,8 +11,8 @@ use proto::{
         CheckDialogueRequest, DialogueItem, WriteDialoguesRequest, write_dialogues_response,
     },
     diffusion::v1::{
-        GenerateImagesRequest, ImageItem, SamplingSettings, ScoreImagesRequest, ScoreItem,
-        ScoreMeasure, generate_images_response,
+        GenerateImagesRequest, ImageItem, SafetyVerdict, SamplingSettings, ScoreImagesRequest,
+        ScoreItem, ScoreMeasure, generate_images_response,
     },
     promptgen::v1::{GeneratePromptsRequest, PromptItem, generate_prompts_response},
 };
@@ -24,6 +24,12 @@ use crate::{
     recipe::{DialogueSettings, ImageSettings, PromptSyntax},
     suite::Suite,
 };
+
+/// A picture and what the checkpoint's own safety checker said of it.
+pub(super) struct Rendered {
+    pub(super) image: Image,
+    pub(super) safety: SafetyVerdict,
+}
 
 /// What came of one item, by its id.
 pub(super) type Outcomes<T> = HashMap<String, Result<T, ItemFailure>>;
@@ -82,7 +88,7 @@ pub(super) async fn images(
     settings: &ImageSettings,
     items: Vec<ImageItem>,
     on_done: impl Fn() + Copy,
-) -> Result<Outcomes<Image>> {
+) -> Result<Outcomes<Rendered>> {
     collect(
         "diffusion",
         items,
@@ -105,8 +111,11 @@ pub(super) async fn images(
         |message| match message.result {
             Some(generate_images_response::Result::Image(generated)) => {
                 on_done();
-                match generated.image {
-                    Some(image) => Message::Done(message.sample_id, Ok(image)),
+                match generated.image.clone() {
+                    Some(image) => {
+                        let safety = generated.safety();
+                        Message::Done(message.sample_id, Ok(Rendered { image, safety }))
+                    }
                     None => Message::Done(
                         message.sample_id,
                         Err(failure("EMPTY_RESULT", "the reply holds no image")),
