@@ -7,7 +7,7 @@
 #
 # FOLDER must not exist yet, so that no key is ever overwritten. It also holds the plain files, for
 # a client outside the cluster. Not for production: the key of the authority lies beside the rest,
-# and everything ends after 30 days. Needs openssl and kubectl, and asks no cluster.
+# and everything ends after 30 days. Needs openssl, and asks no cluster.
 set -eu
 
 folder=${1:?usage: make-dev-secrets.sh FOLDER [NAMESPACE]}
@@ -40,10 +40,11 @@ certificate() {
 secret() {
     kind=$1 name=$2
     shift 2
-    set -- $(for file in "$@"; do printf -- '--from-file=%s ' "$file"; done)
     {
-        kubectl create secret generic "$name" --type="$kind" --namespace="$namespace" \
-            "$@" --dry-run=client --output=yaml
+        printf 'apiVersion: v1\nkind: Secret\nmetadata: { name: %s, namespace: %s }\ntype: %s\ndata:\n' "$name" "$namespace" "$kind"
+        for file in "$@"; do
+            printf '  %s: %s\n' "$(basename "$file")" "$(base64 <"$file" | tr -d '\n')"
+        done
         echo ---
     } >>secrets.yaml
 }

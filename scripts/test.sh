@@ -5,6 +5,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 target="${CARGO_TARGET_DIR:-target}"
+mkdir -p "$target/tools"
+PATH="$(realpath "$target/tools"):$PATH"
 export DIPTYCH_PYTHON="${VENV:-$target/python}/bin/python"
 case "$DIPTYCH_PYTHON" in /*) ;; *) DIPTYCH_PYTHON="$PWD/$DIPTYCH_PYTHON" ;; esac
 logs="$target/test-logs"
