@@ -31,6 +31,14 @@ impl Assets {
         folder.canonicalize().unwrap_or(folder)
     }
 
+    /// Folder of an evaluation set: a built-in one, or the folder that `name` is.
+    pub fn benchmark(&self, name: &str) -> PathBuf {
+        match name {
+            "builtin:nano-real" => self.root.join("models/nano/bench-real"),
+            folder => PathBuf::from(folder),
+        }
+    }
+
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root

@@ -230,7 +230,7 @@ impl<'a> Run<'a> {
     async fn synthesize(&mut self) -> Result<()> {
         let started_at = Instant::now();
         self.record.models = model_hashes(self.suite).await?;
-        let plan = Plan::training(self.recipe);
+        let plan = Plan::training(self.recipe).with_evaluation_sets(self.assets)?;
         let summary = synthesize_with_progress(
             self.suite,
             &plan,
@@ -344,7 +344,8 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let started_at = Instant::now();
-        let plan = Plan::benchmark(self.recipe, eval.generated_images_per_ability);
+        let plan = Plan::benchmark(self.recipe, eval.generated_images_per_ability)
+            .with_evaluation_sets(self.assets)?;
         let held_out = self.folder.held_out();
         self.record.held_out = synthesize_with_progress(
             self.suite,

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use dataset::image_hash::NEAR_BITS;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -98,12 +99,20 @@ pub struct Gates {
     pub min_pixel_deviation: Option<f64>,
     /// Least cosine between picture and prompt.
     pub min_alignment: Option<f64>,
-    /// Least lead of the own prompt's cosine over that of the partition's other prompts'
-    /// mean; robust against a model whose cosines all lie close together.
+    /// Least lead of the own prompt's cosine over the highest one of the partition's other
+    /// prompts; robust against a model whose cosines all lie close together. Below 0 it lets
+    /// through what a near-equal prompt fits a little better.
     pub min_alignment_lead: Option<f64>,
-    /// Greatest Hamming distance of 64-bit difference hashes at which two pictures of one
+    /// Greatest Hamming distance of 256-bit difference hashes at which two pictures of one
     /// partition count as the same.
     pub max_duplicate_distance: Option<u32>,
+    /// Greatest Hamming distance of 256-bit difference hashes at which a picture counts as one of
+    /// an evaluation set's.
+    pub max_leak_distance: Option<u32>,
+    /// Evaluation sets that no picture may come near to: built-in names, or folders with a
+    /// `questions.jsonl`.
+    #[serde(default)]
+    pub evaluation_sets: Vec<String>,
     /// Whether a dialogue must agree with the facts.
     #[serde(default)]
     pub dialogue_agrees: bool,
@@ -305,7 +314,9 @@ impl Default for Gates {
             min_pixel_deviation: Some(4.0),
             min_alignment: None,
             min_alignment_lead: Some(0.0),
-            max_duplicate_distance: Some(0),
+            max_duplicate_distance: Some(NEAR_BITS),
+            max_leak_distance: Some(NEAR_BITS),
+            evaluation_sets: vec![default_real_benchmark()],
             dialogue_agrees: true,
         }
     }

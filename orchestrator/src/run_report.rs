@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use dataset::store::{Reader, Root};
 use futures::StreamExt as _;
-use proto::dataset::v1::{GateVerdict, Image, Role as Speaker, Sample, image::Content};
+use proto::dataset::v1::{GateResult, GateVerdict, Image, Role as Speaker, Sample, image::Content};
 use serde::Deserialize;
 
 use crate::{
@@ -19,7 +19,8 @@ use crate::{
     recipe::Recipe,
     report::{
         Arm, Benchmark, Comparison, Exchange, Gate, GivenAnswer, Interval, LossPoint, Pair,
-        Picture, Quota, Reason, RecordGroup, Report, Role, Score, Timing, TrainingRun, Turn,
+        Picture, Quota, Reason, RecordGroup, RejectedPair, Report, Role, Score, Timing,
+        TrainingRun, Turn,
     },
     scores::{Estimate, Scores},
     synth::{Summary, gates},
@@ -27,6 +28,8 @@ use crate::{
 
 /// Pairs shown per ability.
 const PAIRS_PER_ABILITY: usize = 6;
+/// Rejected samples shown per gate.
+const REJECTED_PER_GATE: usize = 4;
 /// Questions shown per benchmark and ability.
 const EXCHANGES_PER_ABILITY: usize = 1;
 
@@ -52,7 +55,7 @@ pub(crate) async fn gather(folder: &RunFolder, benchmarks: &BenchmarkFolders) ->
         pairs: samples.pairs,
         quotas: samples.quotas,
         gates: gates_of(&record, &samples.verdicts),
-        rejected_pairs: Vec::new(),
+        rejected_pairs: samples.rejected,
         training_runs: training_runs(folder, &recipe)?,
         benchmarks: benchmarks_of(&scores),
         exchanges: exchanges(folder, benchmarks)?,
@@ -67,6 +70,7 @@ pub(crate) type BenchmarkFolders = BTreeMap<String, std::path::PathBuf>;
 
 struct Samples {
     pairs: Vec<Pair>,
+    rejected: Vec<RejectedPair>,
     quotas: Vec<Quota>,
     /// Verdicts on the accepted samples, by gate.
     verdicts: BTreeMap<String, Verdicts>,
@@ -117,6 +121,7 @@ impl Samples {
                     .map_or(0, |counts| counts.tally.attempt_count),
             });
         Ok(Self {
+            rejected: rejected(&reader).await?,
             pairs,
             quotas: quotas.collect(),
             verdicts,
@@ -124,12 +129,47 @@ impl Samples {
     }
 }
 
+/// Examples of rejected samples, [`REJECTED_PER_GATE`] of each gate.
+async fn rejected(reader: &Reader) -> Result<Vec<RejectedPair>> {
+    let mut shown: BTreeMap<String, usize> = BTreeMap::new();
+    let mut pairs = Vec::new();
+    for manifest in reader.partitions().values() {
+        for sample in reader.rejected_of(manifest).await? {
+            let Some(gate) = gates::rejection(&sample.gates) else {
+                continue;
+            };
+            let count = shown.entry(gate.gate.clone()).or_default();
+            *count += 1;
+            if *count <= REJECTED_PER_GATE {
+                pairs.push(rejected_pair(&sample, gate));
+            }
+        }
+    }
+    pairs.sort_by(|one, other| one.gate.cmp(&other.gate));
+    Ok(pairs)
+}
+
+fn rejected_pair(sample: &Sample, gate: &GateResult) -> RejectedPair {
+    let prompt = prompt_text(sample);
+    RejectedPair {
+        ability: sample.ability.clone(),
+        gate: gate.gate.clone(),
+        reason: gate.reason.clone(),
+        picture: sample
+            .images
+            .first()
+            .and_then(|image| picture(image, &prompt)),
+        prompt,
+    }
+}
+
+fn prompt_text(sample: &Sample) -> String {
+    let prompt = sample.prompts.first();
+    prompt.map(|prompt| prompt.text.clone()).unwrap_or_default()
+}
+
 fn pair(sample: &Sample) -> Pair {
-    let prompt = sample
-        .prompts
-        .first()
-        .map(|prompt| prompt.text.clone())
-        .unwrap_or_default();
+    let prompt = prompt_text(sample);
     let pictures = sample
         .images
         .iter()
@@ -214,7 +254,7 @@ fn arms(recipe: &Recipe) -> Vec<Arm> {
 }
 
 /// Name and one sentence of each gate, in the order in which they run.
-const GATES: [(&str, &str); 7] = [
+const GATES: [(&str, &str); 8] = [
     (gates::NOT_MADE, "A stage could not make the item."),
     (gates::BLANK, "The picture is not one colour."),
     (
@@ -223,11 +263,15 @@ const GATES: [(&str, &str); 7] = [
     ),
     (
         gates::ALIGNMENT_LEAD,
-        "The picture fits its own prompt better than the partition's other prompts.",
+        "The picture fits its own prompt better than any of the partition's other prompts.",
     ),
     (
         gates::DUPLICATE,
         "No accepted picture of the partition is nearly the same.",
+    ),
+    (
+        gates::LEAK,
+        "No picture of an evaluation set is nearly the same.",
     ),
     (
         gates::SAFETY,

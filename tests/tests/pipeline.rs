@@ -138,6 +138,53 @@ fn a_run_leaves_everything_and_a_finished_one_calls_no_model() {
 }
 
 #[test]
+fn a_picture_of_an_evaluation_set_is_turned_away_kept_for_people_and_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let few = SYNTHESIS.replace("animal = 66, color = 4", "animal = 2");
+    let first = folder.path().join("first");
+    synth(&write(folder.path(), &few), &first, &[]);
+
+    let set = folder.path().join("set");
+    fs::create_dir(&set).unwrap();
+    let pictures = pictures(&first);
+    for (index, picture) in pictures.iter().enumerate() {
+        fs::write(set.join(format!("{index}.png")), picture).unwrap();
+    }
+    let questions = "{\"image\": \"0.png\"}\n{\"image\": \"1.png\"}\n";
+    fs::write(set.join("questions.jsonl"), questions).unwrap();
+
+    let gates = format!(
+        "[synth.gates]\nmax_leak_distance = 4\nevaluation_sets = [{:?}]\n",
+        set.to_str().unwrap()
+    );
+    let guarded = few.replace("[synth.gates]\n", &gates);
+    let second = folder.path().join("second");
+    let summary = synth(&write(folder.path(), &guarded), &second, &[]);
+    assert_eq!(summary["accepted"], 2);
+    assert_eq!(summary["rejected"]["evaluation_overlap"], 2);
+    for picture in self::pictures(&second) {
+        assert!(!pictures.contains(&picture), "a picture leaked");
+    }
+    assert_eq!(fs::read_dir(second.join("rejected")).unwrap().count(), 1);
+}
+
+/// The encoded pictures of a dataset.
+fn pictures(dataset: &Path) -> Vec<Vec<u8>> {
+    let out = dataset.with_extension("exported");
+    let mut command = program("diptych");
+    command
+        .arg("export")
+        .arg(dataset)
+        .args(["--format", "llava", "--out"])
+        .arg(&out);
+    finished(command);
+    let images = fs::read_dir(out.join("images")).unwrap();
+    images
+        .map(|image| fs::read(image.unwrap().path()).unwrap())
+        .collect()
+}
+
+#[test]
 fn a_folder_of_another_recipe_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");

@@ -1,9 +1,10 @@
 //! The store of samples: what a dataset is planned to hold, how it lies on the
 //! disk, and the formats it is exported to. Also the abilities that samples are
-//! made for, and the questions asked about them.
+//! made for, the questions asked about them, and when two pictures look alike.
 
 pub mod ability;
 pub mod identity;
+pub mod image_hash;
 pub mod llava;
 pub mod plan;
 pub mod question;

@@ -41,13 +41,9 @@ pub(super) async fn write(folder: &RunFolder, out: &Path, assets: &Assets) -> Re
 fn benchmarks(folder: &RunFolder, assets: &Assets) -> Result<BenchmarkFolders> {
     let record = files::read_json::<Record>(&folder.record())?.unwrap_or_default();
     let recipe: Option<Recipe> = toml::from_str(&record.recipe).ok();
-    let real =
-        recipe
-            .and_then(|recipe| recipe.eval)
-            .map(|eval| match eval.real_benchmark.as_str() {
-                "builtin:nano-real" => assets.root().join("models/nano/bench-real"),
-                folder => folder.into(),
-            });
+    let real = recipe
+        .and_then(|recipe| recipe.eval)
+        .map(|eval| assets.benchmark(&eval.real_benchmark));
     let generated = [("ai_generated".to_owned(), folder.benchmark())];
     Ok(generated
         .into_iter()

@@ -26,6 +26,9 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
         Ok(())
     };
     in_range().map_err(|error| error.context(BadInput))?;
+    let plan = Plan::training(&recipe)
+        .with_evaluation_sets(&session.assets)
+        .map_err(|error| error.context(BadInput))?;
     make_folder(&out)?;
     let needs = Needs {
         image_model: recipe.synth.image.model.clone(),
@@ -40,8 +43,7 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
         index: shard_index,
         count: shard_count,
     };
-    let summary =
-        synthesize_with_progress(&suite, &Plan::training(&recipe), &out, share, "synthesis").await;
+    let summary = synthesize_with_progress(&suite, &plan, &out, share, "synthesis").await;
     suite.close().await?;
     let summary = summary?;
     let sentence = format!(

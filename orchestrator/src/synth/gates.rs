@@ -1,13 +1,13 @@
 //! What a sample must pass. Every gate gives a verdict with its measured value and its bound;
 //! a gate that has nothing to measure with says "not checked" and never passes for a check.
 
-use image::DynamicImage;
+use dataset::image_hash::{BIT_COUNT, ImageHash};
+use image::RgbImage;
 use proto::{
     dataset::v1::{GateResult, GateVerdict},
     diffusion::v1::SafetyVerdict,
 };
 
-use super::hash::DifferenceHash;
 use crate::recipe::Gates;
 
 /// Name of the gate that refuses blank pictures.
@@ -18,6 +18,8 @@ pub const ALIGNMENT: &str = "alignment";
 pub const ALIGNMENT_LEAD: &str = "alignment_lead";
 /// Name of the gate that refuses near-equal pictures.
 pub const DUPLICATE: &str = "near_duplicate_image";
+/// Name of the gate that refuses pictures of an evaluation set.
+pub const LEAK: &str = "evaluation_overlap";
 /// Name of the gate that asks the checkpoint's safety checker.
 pub const SAFETY: &str = "safety";
 /// Name of the gate that holds the dialogue against the facts.
@@ -26,7 +28,7 @@ pub const DIALOGUE: &str = "dialogue_facts";
 pub const NOT_MADE: &str = "not_made";
 
 /// Refuses a picture that is all but one colour (StableLLaVA released such rows unseen).
-pub fn blank(gates: &Gates, picture: &DynamicImage) -> Option<GateResult> {
+pub fn blank(gates: &Gates, picture: &RgbImage) -> Option<GateResult> {
     let bound = gates.min_pixel_deviation?;
     let deviation = pixel_deviation(picture);
     Some(verdict(BLANK, deviation >= bound, deviation, bound, || {
@@ -51,12 +53,16 @@ pub fn alignment(gates: &Gates, own: Option<f32>, others: &[f32]) -> Vec<GateRes
     if let Some(bound) = gates.min_alignment_lead {
         results.push(match own {
             None => not_checked(ALIGNMENT_LEAD, "no model measures alignment"),
-            Some(_) if others.is_empty() => not_checked(ALIGNMENT_LEAD, "there is no other prompt to compare with"),
+            Some(_) if others.is_empty() => {
+                not_checked(ALIGNMENT_LEAD, "there is no other prompt to compare with")
+            }
             Some(own) => {
-                let mean = others.iter().map(|&cosine| f64::from(cosine)).sum::<f64>() / others.len() as f64;
-                let lead = f64::from(own) - mean;
+                let best = others.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let lead = f64::from(own) - f64::from(best);
                 verdict(ALIGNMENT_LEAD, lead >= bound, lead, bound, || {
-                    format!("the prompt fits the picture only {lead:.3} better than other prompts do, less than {bound:.3}")
+                    format!(
+                        "its own prompt leads another prompt by {lead:.3}, less than {bound:.3}"
+                    )
                 })
             }
         });
@@ -65,28 +71,39 @@ pub fn alignment(gates: &Gates, own: Option<f32>, others: &[f32]) -> Vec<GateRes
 }
 
 /// Refuses a picture that is nearly one of those accepted before it.
-pub fn duplicate(
-    gates: &Gates,
-    hash: DifferenceHash,
-    accepted: &[DifferenceHash],
-) -> Option<GateResult> {
+pub fn duplicate(gates: &Gates, hash: ImageHash, accepted: &[ImageHash]) -> Option<GateResult> {
     let bound = gates.max_duplicate_distance?;
-    let nearest = accepted
-        .iter()
-        .map(|&other| hash.distance(other))
-        .min()
-        .unwrap_or(64);
-    Some(verdict(
+    Some(far_from(
         DUPLICATE,
-        nearest > bound,
-        f64::from(nearest),
-        f64::from(bound),
-        || {
-            format!(
-                "the picture's hash lies {nearest} bits from one accepted before, not more than {bound}"
-            )
-        },
+        hash,
+        accepted,
+        bound,
+        "accepted before",
     ))
+}
+
+/// Refuses a picture that is nearly one of the evaluation sets' pictures; `None` where there are
+/// none to compare with.
+pub fn leak(gates: &Gates, hash: ImageHash, held_out: Option<&[ImageHash]>) -> Option<GateResult> {
+    let bound = gates.max_leak_distance?;
+    Some(match held_out {
+        None => not_checked(LEAK, "the recipe names no evaluation set"),
+        Some(known) => far_from(LEAK, hash, known, bound, "of an evaluation set"),
+    })
+}
+
+fn far_from(
+    gate: &str,
+    hash: ImageHash,
+    known: &[ImageHash],
+    bound: u32,
+    whose: &str,
+) -> GateResult {
+    let distances = known.iter().map(|other| hash.distance(other));
+    let nearest = distances.min().unwrap_or(BIT_COUNT);
+    verdict(gate, nearest > bound, nearest.into(), bound.into(), || {
+        format!("the picture's hash lies {nearest} bits from one {whose}, not more than {bound}")
+    })
 }
 
 /// Takes the word of the checkpoint's own safety checker; silence is no pass.
@@ -159,8 +176,7 @@ fn verdict(
 }
 
 /// Standard deviation of all channel values, in levels of 0 to 255, about each channel's mean.
-fn pixel_deviation(picture: &DynamicImage) -> f64 {
-    let picture = picture.to_rgb8();
+fn pixel_deviation(picture: &RgbImage) -> f64 {
     let count = f64::from(picture.width()) * f64::from(picture.height());
     if count == 0.0 {
         return 0.0;
@@ -194,10 +210,8 @@ mod tests {
 
     #[test]
     fn a_picture_of_one_colour_is_rejected_and_a_drawn_one_passes() {
-        let plain = DynamicImage::ImageRgb8(RgbImage::from_pixel(64, 64, Rgb([200, 10, 10])));
-        let drawn = DynamicImage::ImageRgb8(RgbImage::from_fn(64, 64, |x, _| {
-            Rgb([(x * 4) as u8, 0, 90])
-        }));
+        let plain = RgbImage::from_pixel(64, 64, Rgb([200, 10, 10]));
+        let drawn = RgbImage::from_fn(64, 64, |x, _| Rgb([(x * 4) as u8, 0, 90]));
         assert_eq!(
             blank(&gates(), &plain).unwrap().verdict(),
             GateVerdict::Rejected
@@ -230,17 +244,15 @@ mod tests {
 
     #[test]
     fn a_prompt_that_fits_worse_than_the_others_is_rejected() {
-        let results = alignment(&gates(), Some(0.3), &[0.5, 0.6]);
+        let results = alignment(&gates(), Some(0.3), &[0.5, 0.1]);
         assert_eq!(rejection(&results).unwrap().gate, ALIGNMENT_LEAD);
         assert!(rejection(&alignment(&gates(), Some(0.5), &[0.1, 0.2])).is_none());
     }
 
     #[test]
     fn a_repeated_picture_is_rejected_and_the_first_one_is_not() {
-        let drawn = DynamicImage::ImageRgb8(RgbImage::from_fn(64, 64, |x, y| {
-            Rgb([(x * 4) as u8, (y * 4) as u8, 90])
-        }));
-        let hash = DifferenceHash::of(&drawn);
+        let drawn = RgbImage::from_fn(64, 64, |x, y| Rgb([(x * 4) as u8, (y * 4) as u8, 90]));
+        let hash = ImageHash::of(&drawn);
         assert_eq!(
             duplicate(&gates(), hash, &[]).unwrap().verdict(),
             GateVerdict::Passed
@@ -249,5 +261,15 @@ mod tests {
             duplicate(&gates(), hash, &[hash]).unwrap().verdict(),
             GateVerdict::Rejected
         );
+    }
+
+    #[test]
+    fn a_picture_of_an_evaluation_set_is_rejected_and_without_a_set_nothing_is_said() {
+        let drawn = RgbImage::from_fn(64, 64, |x, y| Rgb([(x * 4) as u8, (y * 4) as u8, 90]));
+        let hash = ImageHash::of(&drawn);
+        let verdict = |known: Option<&[ImageHash]>| leak(&gates(), hash, known).unwrap().verdict();
+        assert_eq!(verdict(Some(&[hash])), GateVerdict::Rejected);
+        assert_eq!(verdict(Some(&[])), GateVerdict::Passed);
+        assert_eq!(verdict(None), GateVerdict::NotChecked);
     }
 }

@@ -1,14 +1,15 @@
 //! Synthesis: a recipe becomes a dataset, partition by partition.
 
+mod evaluation_sets;
 pub mod gates;
-pub mod hash;
 mod partition;
 mod stages;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::Result;
 use dataset::{
+    image_hash::ImageHash,
     plan::Partition,
     store::{PartitionManifest, Reader, Root, Writer},
 };
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use self::partition::Outcome;
 use crate::{
+    assets::Assets,
     recipe::{DialogueSettings, Gates, ImageSettings, Recipe},
     suite::Suite,
 };
@@ -40,6 +42,9 @@ pub struct Plan {
     pub dialogue: DialogueSettings,
     /// What a sample must pass.
     pub gates: Gates,
+    /// Hashes of the pictures of the evaluation sets that the gates name; none where they name
+    /// none, or before [`Plan::with_evaluation_sets`].
+    evaluation_pictures: Option<Arc<[ImageHash]>>,
 }
 
 /// Which of how many processes this is.
@@ -100,7 +105,19 @@ impl Plan {
             image: synth.image.clone(),
             dialogue: synth.dialogue.clone(),
             gates: synth.gates.clone(),
+            evaluation_pictures: None,
         }
+    }
+
+    /// The plan with the pictures of the evaluation sets that its gates name, to hold its own
+    /// pictures against.
+    ///
+    /// # Errors
+    /// A set that cannot be read.
+    pub fn with_evaluation_sets(mut self, assets: &Assets) -> Result<Self> {
+        let hashes = evaluation_sets::hashes(&self.gates.evaluation_sets, assets)?;
+        self.evaluation_pictures = hashes.map(Arc::from);
+        Ok(self)
     }
 
     /// The held-out pictures of a recipe's AI-generated benchmark: other prompts, other seeds.
@@ -159,9 +176,14 @@ pub async fn synthesize(
     let made_partitions = missing.len() as u64;
     futures::stream::iter(&missing)
         .map(|partition| async {
-            let Outcome { samples, tally } =
-                partition::make(suite, plan, partition, watcher).await?;
-            writer.commit(partition, samples, tally).await?;
+            let Outcome {
+                samples,
+                rejected,
+                tally,
+            } = partition::make(suite, plan, partition, watcher).await?;
+            writer
+                .commit_with_rejected(partition, samples, rejected, tally)
+                .await?;
             anyhow::Ok(())
         })
         .buffer_unordered(CONCURRENT_PARTITIONS)

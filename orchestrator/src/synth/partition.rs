@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use dataset::{
     identity::{SampleId, SampleKey},
+    image_hash::ImageHash,
     plan::Partition,
     store::PartitionTally,
 };
-use image::DynamicImage;
+use image::RgbImage;
 use proto::{
     dataset::v1::{Conversation, GateResult, Image, ItemFailure, Prompt, Sample, image::Content},
     dialogue::v1::DialogueItem,
@@ -24,7 +25,6 @@ use proto::{
 use super::{
     Plan, Watcher,
     gates::{self, NOT_MADE},
-    hash::DifferenceHash,
     stages::{self, Outcomes, Rendered},
 };
 use crate::suite::Suite;
@@ -34,6 +34,8 @@ use crate::suite::Suite;
 pub(super) struct Outcome {
     /// Accepted samples, by slot.
     pub(super) samples: Vec<Sample>,
+    /// Examples of rejected ones, [`EXAMPLES_PER_GATE`] of each gate.
+    pub(super) rejected: Vec<Sample>,
     /// What became of the attempts.
     pub(super) tally: PartitionTally,
 }
@@ -79,7 +81,7 @@ struct Work<'a> {
     watcher: &'a dyn Watcher,
     outcome: Outcome,
     /// Hashes of the accepted pictures, in order of acceptance.
-    hashes: Vec<DifferenceHash>,
+    hashes: Vec<ImageHash>,
     /// Prompts of the first attempt, against which alignment is measured.
     texts: Vec<String>,
 }
@@ -91,7 +93,7 @@ struct Draft {
     prompt: Prompt,
     image: Image,
     gates: Vec<GateResult>,
-    hash: DifferenceHash,
+    hash: ImageHash,
 }
 
 impl Work<'_> {
@@ -119,7 +121,9 @@ impl Work<'_> {
         let images =
             stages::images(self.suite, &self.plan.image, items, || watcher.image_done()).await?;
         let images = self.keep(images);
-        let drafts = self.pass_image_gates(&ids, prompts, images).await?;
+        let drafts = self
+            .pass_image_gates(&ids, prompts, images, attempt)
+            .await?;
         let accepted = self.write_dialogues(drafts, attempt).await?;
         let filled: Vec<u64> = accepted.iter().map(|sample| sample.slot).collect();
         for _ in &accepted {
@@ -169,13 +173,18 @@ impl Work<'_> {
             .reject(&format!("{NOT_MADE}:{}", failure.reason));
     }
 
-    fn count_rejection(&mut self, rejection: &GateResult) {
+    /// Counts a rejected sample, and keeps it as an example where its gate has few.
+    fn reject(&mut self, rejection: &GateResult, sample: Sample) {
         tracing::debug!(
             gate = rejection.gate,
             reason = rejection.reason,
             "a sample was rejected"
         );
-        self.outcome.tally.reject(&rejection.gate);
+        let tally = &mut self.outcome.tally;
+        tally.reject(&rejection.gate);
+        if tally.rejected_counts[&rejection.gate] <= EXAMPLES_PER_GATE {
+            self.outcome.rejected.push(sample);
+        }
     }
 
     fn prompt_request(&self, ids: &[(u64, SampleId)], attempt: u32) -> GeneratePromptsRequest {
@@ -215,6 +224,7 @@ impl Work<'_> {
         ids: &[(u64, SampleId)],
         mut prompts: BTreeMap<String, Prompt>,
         mut images: BTreeMap<String, Rendered>,
+        attempt: u32,
     ) -> Result<Vec<Draft>> {
         let mut drafts = Vec::new();
         for (slot, id) in ids {
@@ -224,22 +234,25 @@ impl Work<'_> {
             };
             let Rendered { image, safety } = rendered;
             let picture = decode(&image).with_context(|| format!("the picture of sample {key}"))?;
-            let hash = DifferenceHash::of(&picture);
+            let hash = ImageHash::of(&picture);
             let mut gates = self.judge_image(&prompt, &image, &picture, hash).await?;
             gates.push(gates::safety(safety));
-            if let Some(rejection) = gates::rejection(&gates) {
-                self.count_rejection(&rejection.clone());
-                continue;
-            }
-            self.hashes.push(hash);
-            drafts.push(Draft {
+            let rejection = gates::rejection(&gates).cloned();
+            let draft = Draft {
                 slot: *slot,
                 id: *id,
                 prompt,
                 image,
                 gates,
                 hash,
-            });
+            };
+            if let Some(rejection) = rejection {
+                let sample = self.sample(draft, None, attempt);
+                self.reject(&rejection, sample);
+                continue;
+            }
+            self.hashes.push(hash);
+            drafts.push(draft);
         }
         Ok(drafts)
     }
@@ -248,8 +261,8 @@ impl Work<'_> {
         &self,
         prompt: &Prompt,
         image: &Image,
-        picture: &DynamicImage,
-        hash: DifferenceHash,
+        picture: &RgbImage,
+        hash: ImageHash,
     ) -> Result<Vec<GateResult>> {
         let rules = &self.plan.gates;
         let mut results: Vec<GateResult> = gates::blank(rules, picture).into_iter().collect();
@@ -273,6 +286,8 @@ impl Work<'_> {
             results.extend(gates::alignment(rules, own, others));
         }
         results.extend(gates::duplicate(rules, hash, &self.hashes));
+        let evaluation_pictures = self.plan.evaluation_pictures.as_deref();
+        results.extend(gates::leak(rules, hash, evaluation_pictures));
         Ok(results)
     }
 
@@ -295,43 +310,46 @@ impl Work<'_> {
         let mut conversations = self.keep(written);
         let mut samples = Vec::new();
         for mut draft in drafts {
-            let sample = match conversations.remove(&draft.id.to_string()) {
-                None => None,
-                Some(conversation) => self.pass_dialogue_gate(&mut draft, conversation).await?,
+            let hash = draft.hash;
+            let Some(conversation) = conversations.remove(&draft.id.to_string()) else {
+                self.make_room(hash);
+                continue;
             };
-            match sample {
-                Some(conversation) => samples.push(self.sample(draft, conversation, attempt)),
-                // Its picture makes room for another one like it.
-                None => self.hashes.retain(|hash| *hash != draft.hash),
+            let judged = self.judge_dialogue(&draft.prompt, &conversation).await?;
+            draft.gates.extend(judged);
+            let rejection = gates::rejection(&draft.gates).cloned();
+            let sample = self.sample(draft, Some(conversation), attempt);
+            match rejection {
+                None => samples.push(sample),
+                Some(rejection) => {
+                    self.reject(&rejection, sample);
+                    self.make_room(hash);
+                }
             }
         }
         Ok(samples)
     }
 
-    async fn pass_dialogue_gate(
-        &mut self,
-        draft: &mut Draft,
-        conversation: Conversation,
-    ) -> Result<Option<Conversation>> {
-        if !self.plan.gates.dialogue_agrees {
-            return Ok(Some(conversation));
-        }
-        let found =
-            stages::disagreements(self.suite, conversation.clone(), vec![draft.prompt.clone()])
-                .await?;
-        let result = gates::judged(
-            gates::DIALOGUE,
-            (!found.is_empty()).then(|| found.join("; ")),
-        );
-        if gates::rejection(std::slice::from_ref(&result)).is_some() {
-            self.count_rejection(&result);
-            return Ok(None);
-        }
-        draft.gates.push(result);
-        Ok(Some(conversation))
+    /// The picture of a sample that came to nothing makes room for another one like it.
+    fn make_room(&mut self, hash: ImageHash) {
+        self.hashes.retain(|accepted| *accepted != hash);
     }
 
-    fn sample(&self, draft: Draft, conversation: Conversation, attempt: u32) -> Sample {
+    async fn judge_dialogue(
+        &self,
+        prompt: &Prompt,
+        conversation: &Conversation,
+    ) -> Result<Option<GateResult>> {
+        if !self.plan.gates.dialogue_agrees {
+            return Ok(None);
+        }
+        let found =
+            stages::disagreements(self.suite, conversation.clone(), vec![prompt.clone()]).await?;
+        let problem = (!found.is_empty()).then(|| found.join("; "));
+        Ok(Some(gates::judged(gates::DIALOGUE, problem)))
+    }
+
+    fn sample(&self, draft: Draft, conversation: Option<Conversation>, attempt: u32) -> Sample {
         Sample {
             id: draft.id.to_string(),
             ability: self.partition.ability.clone(),
@@ -339,12 +357,14 @@ impl Work<'_> {
             attempt,
             prompts: vec![draft.prompt],
             images: vec![draft.image],
-            conversation: Some(conversation),
+            conversation,
             gates: draft.gates,
         }
     }
 }
 
+/// Rejected samples kept per partition and gate, for people to look at.
+const EXAMPLES_PER_GATE: u64 = 2;
 /// Prompts of the partition that a picture is held against beside its own.
 const OTHER_PROMPTS: usize = 7;
 
@@ -365,9 +385,11 @@ fn plain_text(prompt: &Prompt) -> String {
         .join(", ")
 }
 
-fn decode(image: &Image) -> Result<DynamicImage> {
+fn decode(image: &Image) -> Result<RgbImage> {
     match &image.content {
-        Some(Content::Data(data)) => image::load_from_memory(data).context("cannot be decoded"),
+        Some(Content::Data(data)) => Ok(image::load_from_memory(data)
+            .context("cannot be decoded")?
+            .to_rgb8()),
         Some(Content::Artefact(_)) | None => {
             anyhow::bail!("did not come inline; ask the service for pictures under 4 MiB")
         }

@@ -3,27 +3,22 @@
 
 use std::{collections::HashSet, path::Path};
 
-use dataset::store::{Reader, Root};
+use dataset::{
+    image_hash::{ImageHash, NEAR_BITS},
+    store::{Reader, Root},
+};
 use futures::TryStreamExt as _;
-use image::{RgbImage, imageops, imageops::FilterType};
 use proto::dataset::v1::{Sample, image::Content};
 use serde::Deserialize;
 
 use crate::{answering::blocking, benchmark::Picture, error::Error};
-
-/// Bits of 256 in which two pictures may differ and still be nearly the same. On the 650 pictures of
-/// `bench-real`, a copy stored as JPEG (quality 85) differs in 1 bit (median; at most 5), and of the
-/// 211,000 pairs 30 lie within 4, two thirds of them the same scene twice.
-const NEAR_BITS: u32 = 4;
-/// Grey levels by which a pixel must outshine its neighbour: flat areas are not to flicker.
-const MARGIN: u8 = 4;
 
 /// Prompts and pictures of training data.
 #[derive(Debug, Default)]
 pub(crate) struct Overlap {
     prompts: HashSet<String>,
     pictures: HashSet<String>,
-    hashes: Vec<Hash>,
+    hashes: Vec<ImageHash>,
 }
 
 impl Overlap {
@@ -65,19 +60,19 @@ impl Overlap {
 
     fn add_picture(&mut self, picture: &Picture) {
         if self.pictures.insert(picture.sha256.clone()) {
-            self.hashes.push(difference_hash(&picture.pixels));
+            self.hashes.push(ImageHash::of(&picture.pixels));
         }
     }
 
     /// Whether training data holds this prompt, this picture, or nearly this picture.
     pub(crate) fn holds(&self, prompt: &str, picture: &Picture) -> bool {
-        let hash = difference_hash(&picture.pixels);
+        let hash = ImageHash::of(&picture.pixels);
         self.prompts.contains(&plain(prompt))
             || self.pictures.contains(&picture.sha256)
             || self
                 .hashes
                 .iter()
-                .any(|known| distance(known, &hash) <= NEAR_BITS)
+                .any(|known| known.distance(&hash) <= NEAR_BITS)
     }
 }
 
@@ -141,36 +136,13 @@ fn plain(prompt: &str) -> String {
         .join(" ")
 }
 
-/// Difference hash: on a 17 × 16 picture in grey, whether each pixel is clearly brighter than its
-/// right neighbour (Krawetz, "Kind of like that", with 16 × 16 bits).
-type Hash = [u64; 4];
-
-fn difference_hash(pixels: &RgbImage) -> Hash {
-    let small = imageops::resize(&imageops::grayscale(pixels), 17, 16, FilterType::Triangle);
-    let mut hash = [0; 4];
-    for bit in 0..256_u32 {
-        let (x, y) = (bit % 16, bit / 16);
-        if small.get_pixel(x, y).0[0] > small.get_pixel(x + 1, y).0[0].saturating_add(MARGIN) {
-            hash[(bit / 64) as usize] |= 1 << (bit % 64);
-        }
-    }
-    hash
-}
-
-fn distance(one: &Hash, other: &Hash) -> u32 {
-    one.iter()
-        .zip(other)
-        .map(|(a, b)| (a ^ b).count_ones())
-        .sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Bands of grey whose order the seed decides.
     fn picture(seed: u32, shift: u8) -> Picture {
-        let pixels = RgbImage::from_fn(64, 64, |x, y| {
+        let pixels = image::RgbImage::from_fn(64, 64, |x, y| {
             let band =
                 (x / 7 + 3 * (y / 9)).wrapping_mul(seed.wrapping_mul(2_654_435_761) | 1) >> 24;
             image::Rgb([(band as u8 / 2) + shift; 3])

@@ -119,6 +119,9 @@ pub struct PartitionManifest {
     pub partition: u32,
     /// Where the samples are.
     pub shard: ShardEntry,
+    /// Where examples of rejected samples are, if any were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<ShardEntry>,
     /// What became of the attempts.
     pub tally: PartitionTally,
 }
@@ -134,9 +137,20 @@ pub struct ShardEntry {
     pub sample_count: u64,
 }
 
+/// Which samples a shard holds. Rejected ones lie apart, so that who reads all of `shards/` gets none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ShardFolder {
+    Accepted,
+    Rejected,
+}
+
 impl ShardEntry {
-    pub(super) fn path(&self) -> Path {
-        Path::from(format!("shards/{}.parquet", self.sha256))
+    pub(super) fn path(&self, folder: ShardFolder) -> Path {
+        let folder = match folder {
+            ShardFolder::Accepted => "shards",
+            ShardFolder::Rejected => "rejected",
+        };
+        Path::from(format!("{folder}/{}.parquet", self.sha256))
     }
 }
 
@@ -145,6 +159,7 @@ impl PartitionManifest {
         plan: &Plan,
         partition: &Partition,
         shard: ShardEntry,
+        rejected: Option<ShardEntry>,
         tally: PartitionTally,
     ) -> Self {
         Self {
@@ -153,8 +168,13 @@ impl PartitionManifest {
             ability: partition.ability.clone(),
             partition: partition.index,
             shard,
+            rejected,
             tally,
         }
+    }
+
+    fn shards(&self) -> impl Iterator<Item = &ShardEntry> {
+        std::iter::once(&self.shard).chain(&self.rejected)
     }
 
     pub(super) fn folder() -> Path {
@@ -189,7 +209,10 @@ impl PartitionManifest {
             refused("it belongs to another recipe")
         } else if found.ability != partition.ability || found.partition != partition.index {
             refused("it describes another partition than its name says")
-        } else if !is_hexadecimal(&found.shard.sha256, 64) {
+        } else if !found
+            .shards()
+            .all(|shard| is_hexadecimal(&shard.sha256, 64))
+        {
             refused("its shard hash is not 64 lower-case hexadecimal digits")
         } else if found.shard.sample_count > slots.end - slots.start {
             refused("it counts more samples than the partition has slots")

@@ -4,7 +4,8 @@
 //! ```text
 //! dataset.json                      the plan and the version of this layout
 //! shards/<sha256>.parquet           one partition each, named by content
-//! manifest/<ability>-<number>.json  names the partition's shard; its commit
+//! rejected/<sha256>.parquet         examples of what one partition's gates rejected
+//! manifest/<ability>-<number>.json  names the partition's shards; its commit
 //! ```
 //!
 //! An object, once there, is whole and never changes: each is created if absent,

@@ -2,7 +2,7 @@
 
 use super::{
     Error, Root,
-    manifest::{DatasetHeader, PartitionManifest, Statistics},
+    manifest::{DatasetHeader, PartitionManifest, ShardEntry, ShardFolder, Statistics},
 };
 use crate::{
     identity::sha256_hex,
@@ -110,7 +110,28 @@ impl Reader {
     /// # Errors
     /// The shard is missing, damaged or not one of ours.
     pub async fn samples_of(&self, manifest: &PartitionManifest) -> Result<Vec<Sample>, Error> {
-        let path = manifest.shard.path();
+        self.read_shard(&manifest.shard, ShardFolder::Accepted)
+            .await
+    }
+
+    /// Examples of what one partition's gates rejected, with the verdicts; no conversation where
+    /// none was written.
+    ///
+    /// # Errors
+    /// As [`samples_of`](Self::samples_of).
+    pub async fn rejected_of(&self, manifest: &PartitionManifest) -> Result<Vec<Sample>, Error> {
+        match &manifest.rejected {
+            None => Ok(Vec::new()),
+            Some(shard) => self.read_shard(shard, ShardFolder::Rejected).await,
+        }
+    }
+
+    async fn read_shard(
+        &self,
+        shard: &ShardEntry,
+        folder: ShardFolder,
+    ) -> Result<Vec<Sample>, Error> {
+        let path = shard.path(folder);
         let object = self.root.name_of(&path);
         let damaged = |reason: &str| {
             Err(Error::ShardContent {
@@ -121,13 +142,13 @@ impl Reader {
         let Some(file) = self.root.read(&path).await? else {
             return damaged("it is missing, though the manifest names it");
         };
-        let samples = match decode(file, manifest.shard.sha256.clone()).await {
+        let samples = match decode(file, shard.sha256.clone()).await {
             Decoded::Samples(samples) => samples,
             Decoded::OtherContent => return damaged("its content is not what its name says"),
             Decoded::Failed(source) => return Err(Error::ShardFormat { object, source }),
             Decoded::Stopped => return Err(Error::ShardDecoder { object }),
         };
-        if samples.len() as u64 != manifest.shard.sample_count {
+        if samples.len() as u64 != shard.sample_count {
             return damaged("it holds another number of samples than the manifest says");
         }
         Ok(samples)

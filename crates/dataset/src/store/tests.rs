@@ -71,6 +71,40 @@ async fn a_dataset_holds_every_sample_once_and_equal_work_gives_equal_files() {
     assert_eq!(one.statistics()["style"], Statistics::default());
 }
 
+#[tokio::test]
+async fn examples_of_rejected_samples_lie_apart_from_the_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(&[("animal", 2)]);
+    let root = Root::create_folder(folder.path()).unwrap();
+    let writer = Writer::open(root.clone(), &plan).await.unwrap();
+    let partition = plan.partitions().next().unwrap();
+    let accepted = samples("animal", 0..2);
+    let mut rejected = accepted[0].clone();
+    rejected.conversation = None;
+    let commit = writer.commit_with_rejected(
+        &partition,
+        accepted.clone(),
+        vec![rejected.clone()],
+        tally(),
+    );
+    commit.await.unwrap();
+
+    let reader = Reader::open(root).await.unwrap();
+    let found: Vec<_> = reader.samples().map(Result::unwrap).collect().await;
+    assert_eq!(found, accepted);
+    let manifest = &reader.partitions()[&partition];
+    let kept = reader.rejected_of(manifest).await.unwrap();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].images, rejected.images);
+    assert_eq!(kept[0].gates, rejected.gates);
+    assert!(
+        kept[0]
+            .conversation
+            .as_ref()
+            .is_none_or(|found| found.turns.is_empty())
+    );
+}
+
 /// A storage that dies at its n-th write, before it or after it is done: what a
 /// kill leaves behind, at every point where there is something to leave.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use super::{
     Error, Root, check,
-    manifest::{DatasetHeader, PartitionManifest, PartitionTally, ShardEntry},
+    manifest::{DatasetHeader, PartitionManifest, PartitionTally, ShardEntry, ShardFolder},
     reader,
 };
 use crate::{
@@ -70,9 +70,34 @@ impl Writer {
         samples: Vec<Sample>,
         tally: PartitionTally,
     ) -> Result<Commit, Error> {
+        self.commit_with_rejected(partition, samples, Vec::new(), tally)
+            .await
+    }
+
+    /// As [`commit`](Self::commit), and keeps examples of what was rejected, so that people can
+    /// see it. They lie in a shard of their own and are no part of the data.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub async fn commit_with_rejected(
+        &self,
+        partition: &Partition,
+        samples: Vec<Sample>,
+        rejected: Vec<Sample>,
+        tally: PartitionTally,
+    ) -> Result<Commit, Error> {
         check::check(&self.plan, partition, &samples)?;
-        let shard = self.publish_shard(partition, samples).await?;
-        let ours = PartitionManifest::new(&self.plan, partition, shard, tally);
+        let shard = self
+            .publish_shard(partition, ShardFolder::Accepted, samples)
+            .await?;
+        let rejected = match rejected.is_empty() {
+            true => None,
+            false => Some(
+                self.publish_shard(partition, ShardFolder::Rejected, rejected)
+                    .await?,
+            ),
+        };
+        let ours = PartitionManifest::new(&self.plan, partition, shard, rejected, tally);
         let path = PartitionManifest::path(partition);
         if self.root.create(&path, ours.to_json()).await? {
             return Ok(Commit::Created(ours));
@@ -98,6 +123,7 @@ impl Writer {
     async fn publish_shard(
         &self,
         partition: &Partition,
+        folder: ShardFolder,
         samples: Vec<Sample>,
     ) -> Result<ShardEntry, Error> {
         let sample_count = samples.len() as u64;
@@ -119,7 +145,7 @@ impl Writer {
             size_bytes: file.len() as u64,
             sample_count,
         };
-        self.root.create(&entry.path(), file).await?;
+        self.root.create(&entry.path(folder), file).await?;
         Ok(entry)
     }
 }
