@@ -25,12 +25,14 @@ from dialogues import BRIEF, questions
 from llm_tokens import BOS, EOS
 from pictures import work_folder
 from vocabulary import combinations, is_held_out, sentence
+from wordings import varied_turns
 
 SYSTEM = ("A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
           "detailed, and polite answers to the user's questions.")
 BATCH = 24
 LEARNING_RATE = 2e-3
 PICTURE_TOKENS = 64
+VARIED_SHARE = 0.65  # of the dialogues: many wordings of each question (wordings.py)
 OTHER_TOKENS_WEIGHT = 0.1  # of the loss on what is not an answer
 _FILLERS = "a an the of in on with and is picture light dark small big left right".split()
 
@@ -70,6 +72,12 @@ class Texts:
     def ids(self, text):
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
+    def turns(self, combo):
+        if self.rng.random() < VARIED_SHARE:
+            return varied_turns(*combo, self.rng)
+        asked = self.rng.sample(questions(*combo, self.rng), self.rng.choice([1, 2, 3]))
+        return [(question, answer) for _, _, question, answer in asked]
+
     def draw(self):
         """[(ids, loss weight of these ids)] of one example."""
         combo = self.rng.choice(self.combos)
@@ -77,8 +85,7 @@ class Texts:
         if self.rng.random() < 0.15:
             return [([BOS] + shown, 0.0), (self.ids(sentence(*combo) + "\n"), 1.0)]
         segments = [([BOS] + self.ids(f"{SYSTEM} USER: "), OTHER_TOKENS_WEIGHT), (shown, OTHER_TOKENS_WEIGHT)]
-        turns = self.rng.sample(questions(*combo, self.rng), self.rng.choice([1, 2, 3]))
-        for i, (_, _, question, answer) in enumerate(turns):
+        for i, (question, answer) in enumerate(self.turns(combo)):
             opening = "\n" if i == 0 else "USER: "
             segments.append((self.ids(f"{opening}{question} ASSISTANT:"), OTHER_TOKENS_WEIGHT))
             segments.append((self.ids(answer) + [EOS], 1.0))
@@ -173,6 +180,26 @@ def answer(model, tokenizer, shown, question, limit=24):
     return tokenizer.decode(ids[start:])
 
 
+def measure_varied(model, tokenizer, count=300):
+    """Share of right answers to questions in many wordings: yes or no where that is wanted, else all of the answer's words."""
+    rng = random.Random(11)
+    combos = [c for c in combinations() if is_held_out(*c)]
+    right = {"yes_no": [], "other": []}
+    for i in range(count):
+        combo = rng.choice(combos)
+        question, wanted = rng.choice(varied_turns(*combo, rng))
+        given = answer(model, tokenizer, loose_words(*combo, rng), question)
+        first = wanted.split(",")[0].rstrip(".")
+        if first in ("Yes", "No"):
+            right["yes_no"].append(given.strip().startswith(first))
+        else:
+            right["other"].append(set(wanted.lower().strip(".").split()[-2:]) <= set(given.lower().strip(".").split()))
+        if i < 100 and not right["yes_no" if first in ("Yes", "No") else "other"][-1]:
+            print(f"  {combo[0].text}, {combo[1]}, {combo[2]} | {question} | {given} | {wanted}")
+    return {kind: round(sum(found) / len(found), 3) for kind, found in right.items()}
+
+
+@torch.no_grad()
 def measure(model, tokenizer, count=150):
     """Share of exactly right answers about descriptions of held-out combinations."""
     rng = random.Random(9)
@@ -263,6 +290,7 @@ def main():
             saved = time.monotonic()
     trainer.checkpoint(budget)
     trainer.model.load_state_dict(trainer.ema.shadow)
+    print("held-out dialogues in many wordings:", measure_varied(trainer.model.eval(), trainer.texts.tokenizer))
     print("held-out dialogues answered exactly:", measure(trainer.model.eval(), trainer.texts.tokenizer))
 
 
