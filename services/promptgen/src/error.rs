@@ -38,15 +38,15 @@ pub enum Error {
     StyleWeights(#[from] StyleWeightsError),
     /// No prompt is left for this item.
     #[error(
-        "ability `{ability}` has {prompt_count} prompts in this part, and place {place} (slot + attempt x slot_count) is past them; add keywords to its file or ask for fewer samples"
+        "ability `{ability}` has {prompt_count} prompts in this part, and none for slot {slot}; add keywords to its file or ask for fewer samples"
     )]
     Exhausted {
         /// The ability.
         ability: String,
         /// Prompts in this part.
         prompt_count: usize,
-        /// Place asked for.
-        place: u64,
+        /// Slot asked for.
+        slot: u64,
     },
     /// No embedding model stands behind this endpoint.
     #[error(

@@ -93,14 +93,6 @@ impl Wanted {
     }
 }
 
-impl Item {
-    /// Place in the ability's order.
-    pub(crate) fn place(&self, slot_count: u64) -> u64 {
-        self.slot
-            .saturating_add(u64::from(self.attempt).saturating_mul(slot_count))
-    }
-}
-
 fn checked_items(items: Vec<PromptItem>, slot_count: u64) -> Result<Vec<Item>, Error> {
     let (mut ids, mut places) = (BTreeSet::new(), BTreeSet::new());
     for (index, item) in items.iter().enumerate() {

@@ -248,9 +248,17 @@ async fn exclusions_syntax_and_style_shares_are_honoured_and_the_end_is_told() {
             .all(|prompt| prompt.text.ends_with("sketch"))
     );
 
+    // Past the last of its prompts a slot begins again, and takes no other slot's.
     let mut late = request("hair", 8);
-    late.items[5].attempt = 90;
-    let outcomes = ask(&mut client, late).await.unwrap();
+    late.items[5].attempt = 9_000;
+    let late = prompts(&mut client, late).await;
+    let texts: BTreeSet<&str> = late.iter().map(|prompt| prompt.text.as_str()).collect();
+    assert_eq!(texts.len(), 8);
+
+    let mut many = request("hair", 8);
+    many.slot_count = 100_000;
+    many.items[5].slot = 99_999;
+    let outcomes = ask(&mut client, many).await.unwrap();
     assert!(
         outcomes[5]
             .as_ref()

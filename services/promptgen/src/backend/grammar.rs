@@ -108,29 +108,31 @@ impl Prepared for Writer {
     }
 }
 
+/// A count that no order in memory reaches stays beyond it.
+fn size(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
 impl Writer {
-    /// The prompt at the item's place. An excluded one is stepped over by whole
-    /// rounds of slots, so that two slots never meet.
+    /// The item's prompt: the `attempt`-th of those that belong to its slot and are not excluded,
+    /// beginning again with the first when they are spent. Two slots never meet; a slot that comes
+    /// back to a prompt comes with another seed for the picture.
     fn at(&self, item: &Item) -> Result<&Combination, Error> {
-        let mut place = item.place(self.wanted.slot_count);
-        loop {
-            let found = usize::try_from(place)
-                .ok()
-                .and_then(|place| self.order.get(place));
-            let Some(found) = found else {
-                let (ability, prompt_count) = (self.ability.clone(), self.order.len());
-                return Err(Error::Exhausted {
-                    ability,
-                    prompt_count,
-                    place,
-                });
-            };
-            let excluded = &self.wanted.excluded_texts;
-            if !excluded.contains(&found.webui_text()) && !excluded.contains(&found.plain_text()) {
-                return Ok(found);
-            }
-            place = place.saturating_add(self.wanted.slot_count);
-        }
+        let excluded = &self.wanted.excluded_texts;
+        let is_excluded = |found: &&Combination| {
+            excluded.contains(&found.webui_text()) || excluded.contains(&found.plain_text())
+        };
+        let own = self.order.iter().skip(size(item.slot));
+        let own = own
+            .step_by(size(self.wanted.slot_count).max(1))
+            .filter(|found| !is_excluded(found));
+        let own: Vec<&Combination> = own.collect();
+        let turn = item.attempt as usize % own.len().max(1);
+        own.get(turn).copied().ok_or_else(|| Error::Exhausted {
+            ability: self.ability.clone(),
+            prompt_count: self.order.len(),
+            slot: item.slot,
+        })
     }
 
     fn text(&self, found: &Combination) -> String {
