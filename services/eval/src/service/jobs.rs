@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{answering::blocking, error::Error, places::Places};
 
 /// A kind of job.
-pub(super) trait Kind: Work {
+pub(super) trait Kind: Work<Spec: PartialEq> {
     /// A job as its callers see it.
     type Message;
 
@@ -44,7 +44,8 @@ impl<K: Kind> Desk<K> {
         Ok(Self { jobs, places })
     }
 
-    /// The job of `request_id`: a new one, or the one that was made by it before.
+    /// The job of `request_id`. One that is known is given as it stands, even where a folder that
+    /// its spec names has gone since.
     pub(super) async fn create<P>(
         &self,
         request_id: &str,
@@ -56,6 +57,9 @@ impl<K: Kind> Desk<K> {
         let spec = spec.ok_or_else(|| Error::invalid("spec", "must be given"))?;
         let spec = K::Spec::try_from(spec)?;
         let jobs = self.jobs()?;
+        if let Some(known) = known(jobs, request_id)?.filter(|known| known.job.spec == spec) {
+            return Ok(K::message(&known));
+        }
         let places = Arc::clone(&self.places);
         let spec = blocking(move || K::check(&places, &spec).map(|()| spec)).await??;
         Ok(K::message(&jobs.create(request_id, spec).await?))
@@ -95,5 +99,21 @@ impl<K: Kind> Desk<K> {
         self.jobs
             .as_ref()
             .ok_or_else(|| artefact::Error::NoRoot.into())
+    }
+}
+
+/// The job that `request_id` made in this process or one before it.
+fn known<K: Kind>(jobs: &Jobs<K>, request_id: &str) -> Result<Option<Snapshot<K>>, Error> {
+    let mut page_token = String::new();
+    loop {
+        let page = jobs.list(0, &page_token)?;
+        let mut found = page.jobs.into_iter();
+        if let Some(known) = found.find(|snapshot| snapshot.job.request_id == request_id) {
+            return Ok(Some(known));
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(None);
+        }
+        page_token = page.next_page_token;
     }
 }
