@@ -6,27 +6,20 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use proto::{
     dataset::v1::Artefact,
     eval::v1::{
-        BenchmarkResult, BenchmarkSpec, CreateBenchmarkJobRequest, CreateEvaluationJobRequest,
-        EvaluationProgress, EvaluationResult, EvaluationSpec, WatchBenchmarkJobRequest,
-        WatchEvaluationJobRequest,
+        BenchmarkJob, BenchmarkResult, BenchmarkSpec, CreateBenchmarkJobRequest,
+        CreateEvaluationJobRequest, EvaluationJob, EvaluationProgress, EvaluationResult,
+        EvaluationSpec, WatchBenchmarkJobRequest, WatchEvaluationJobRequest,
     },
     job::v1::{Job, JobState},
     trainer::v1::{
-        CreateTrainingJobRequest, TrainingProgress, TrainingResult, TrainingSpec,
+        CreateTrainingJobRequest, TrainingJob, TrainingProgress, TrainingResult, TrainingSpec,
         WatchTrainingJobRequest,
     },
 };
 use runtime::{explain, retry::Retry};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::{bad_input::complaint, suite::Suite};
-
-/// What a job's message says now.
-struct Snapshot<P, R> {
-    job: Job,
-    progress: Option<P>,
-    result: Option<R>,
-}
 
 /// Breaks of the watching stream after which a job is given up on.
 const MAX_BREAKS: u32 = 20;
@@ -46,35 +39,15 @@ pub async fn train(
         request_id: request_id.to_owned(),
         spec: Some(spec),
     };
-    let created = Retry::default()
-        .call(|| {
-            let (mut client, request) = (suite.trainer.clone(), request.clone());
-            async move { client.create_training_job(request).await }
-        })
-        .await
-        .map_err(|status| complaint(&status))?;
-    let id = job_id(created.into_inner().job.and_then(|job| job.job))?;
-    follow(
-        || {
-            let (mut client, id) = (suite.trainer.clone(), id.clone());
-            async move {
-                client
-                    .watch_training_job(WatchTrainingJobRequest { id })
-                    .await
-                    .map(tonic::Response::into_inner)
-            }
-        },
-        |message| {
-            let job = message.job?;
-            Some(Snapshot {
-                job: job.job?,
-                progress: job.progress,
-                result: job.result,
-            })
-        },
-        on_progress,
-    )
-    .await
+    let trainer = || suite.trainer.clone();
+    let create = async || trainer().create_training_job(request.clone()).await;
+    let watch = async |id| {
+        trainer()
+            .watch_training_job(WatchTrainingJobRequest { id })
+            .await
+    };
+    let created = async || create().await.map(|reply| reply.into_inner().job);
+    drive(created, watch, |message| message.job, on_progress).await
 }
 
 /// Evaluates and follows the job to its end.
@@ -91,35 +64,15 @@ pub async fn evaluate(
         request_id: request_id.to_owned(),
         spec: Some(spec),
     };
-    let created = Retry::default()
-        .call(|| {
-            let (mut client, request) = (suite.eval.clone(), request.clone());
-            async move { client.create_evaluation_job(request).await }
-        })
-        .await
-        .map_err(|status| complaint(&status))?;
-    let id = job_id(created.into_inner().job.and_then(|job| job.job))?;
-    follow(
-        || {
-            let (mut client, id) = (suite.eval.clone(), id.clone());
-            async move {
-                client
-                    .watch_evaluation_job(WatchEvaluationJobRequest { id })
-                    .await
-                    .map(tonic::Response::into_inner)
-            }
-        },
-        |message| {
-            let job = message.job?;
-            Some(Snapshot {
-                job: job.job?,
-                progress: job.progress,
-                result: job.result,
-            })
-        },
-        on_progress,
-    )
-    .await
+    let eval = || suite.eval.clone();
+    let create = async || eval().create_evaluation_job(request.clone()).await;
+    let watch = async |id| {
+        eval()
+            .watch_evaluation_job(WatchEvaluationJobRequest { id })
+            .await
+    };
+    let created = async || create().await.map(|reply| reply.into_inner().job);
+    drive(created, watch, |message| message.job, on_progress).await
 }
 
 /// Makes a benchmark and follows the job to its end.
@@ -135,50 +88,86 @@ pub async fn make_benchmark(
         request_id: request_id.to_owned(),
         spec: Some(spec),
     };
-    let created = Retry::default()
-        .call(|| {
-            let (mut client, request) = (suite.eval.clone(), request.clone());
-            async move { client.create_benchmark_job(request).await }
-        })
-        .await
-        .map_err(|status| complaint(&status))?;
-    let id = job_id(created.into_inner().job.and_then(|job| job.job))?;
-    follow(
-        || {
-            let (mut client, id) = (suite.eval.clone(), id.clone());
-            async move {
-                client
-                    .watch_benchmark_job(WatchBenchmarkJobRequest { id })
-                    .await
-                    .map(tonic::Response::into_inner)
-            }
-        },
-        |message| {
-            let job = message.job?;
-            Some(Snapshot {
-                job: job.job?,
-                progress: None::<()>,
-                result: job.result,
-            })
-        },
-        |()| {},
-    )
-    .await
+    let eval = || suite.eval.clone();
+    let create = async || eval().create_benchmark_job(request.clone()).await;
+    let watch = async |id| {
+        eval()
+            .watch_benchmark_job(WatchBenchmarkJobRequest { id })
+            .await
+    };
+    let created = async || create().await.map(|reply| reply.into_inner().job);
+    drive(created, watch, |message| message.job, |()| {}).await
 }
 
-/// Follows a job until it has ended; a stream that breaks is opened again.
-async fn follow<M, P, R, Reply>(
-    watch: impl Fn() -> Reply,
-    read: impl Fn(M) -> Option<Snapshot<P, R>>,
+/// What a job's message says now. A job that tells no progress has `()` for it.
+struct Snapshot<P, R> {
+    job: Option<Job>,
+    progress: Option<P>,
+    result: Option<R>,
+}
+
+impl From<TrainingJob> for Snapshot<TrainingProgress, TrainingResult> {
+    fn from(job: TrainingJob) -> Self {
+        Self {
+            job: job.job,
+            progress: job.progress,
+            result: job.result,
+        }
+    }
+}
+
+impl From<EvaluationJob> for Snapshot<EvaluationProgress, EvaluationResult> {
+    fn from(job: EvaluationJob) -> Self {
+        Self {
+            job: job.job,
+            progress: job.progress,
+            result: job.result,
+        }
+    }
+}
+
+impl From<BenchmarkJob> for Snapshot<(), BenchmarkResult> {
+    fn from(job: BenchmarkJob) -> Self {
+        Self {
+            job: job.job,
+            progress: None,
+            result: job.result,
+        }
+    }
+}
+
+/// Creates a job, or finds the one that its request id made before, and follows it to its end.
+/// `J` is the kind's own message of a job, which `read` takes out of what `watch` streams.
+async fn drive<J, M, P, R>(
+    create: impl AsyncFn() -> Result<Option<J>, Status>,
+    watch: impl AsyncFn(String) -> Result<Response<Streaming<M>>, Status>,
+    read: impl Fn(M) -> Option<J>,
     on_progress: impl Fn(&P),
 ) -> Result<R>
 where
-    Reply: Future<Output = Result<Streaming<M>, Status>>,
+    J: Into<Snapshot<P, R>>,
 {
+    let created = Retry::default().call(|| create()).await;
+    let created = created.map_err(|status| complaint(&status))?;
+    let id = created
+        .and_then(|job| job.into().job)
+        .map(|job| job.id)
+        .filter(|id| !id.is_empty())
+        .context("the service accepted the job without giving its id")?;
+    let watch = async || watch(id.clone()).await.map(Response::into_inner);
+    follow(watch, |message| read(message).map(Into::into), on_progress).await
+}
+
+/// Follows a job until it has ended; a stream that breaks is opened again.
+async fn follow<M, P, R>(
+    watch: impl AsyncFn() -> Result<Streaming<M>, Status>,
+    read: impl Fn(M) -> Option<Snapshot<P, R>>,
+    on_progress: impl Fn(&P),
+) -> Result<R> {
     let mut breaks = 0;
     loop {
         let broken = match next_end(watch().await, &read, &on_progress).await {
-            Ok(Some(snapshot)) => return end(snapshot),
+            Ok(Some((job, result))) => return end(&job, result),
             Ok(None) => "the service ended its stream early".to_owned(),
             Err(status) if matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) => {
                 explain(&status)
@@ -193,36 +182,40 @@ where
     }
 }
 
+/// The job and its result once it has ended; `None` when the stream ended before it.
 async fn next_end<M, P, R>(
     stream: Result<Streaming<M>, Status>,
     read: &impl Fn(M) -> Option<Snapshot<P, R>>,
     on_progress: &impl Fn(&P),
-) -> Result<Option<Snapshot<P, R>>, Status> {
+) -> Result<Option<(Job, Option<R>)>, Status> {
     let mut stream = stream?;
     while let Some(message) = stream.message().await? {
-        let Some(snapshot) = read(message) else {
+        let Some(Snapshot {
+            job: Some(job),
+            progress,
+            result,
+        }) = read(message)
+        else {
             continue;
         };
-        if let Some(progress) = &snapshot.progress {
+        if let Some(progress) = &progress {
             on_progress(progress);
         }
         if matches!(
-            snapshot.job.state(),
+            job.state(),
             JobState::Succeeded | JobState::Failed | JobState::Cancelled
         ) {
-            return Ok(Some(snapshot));
+            return Ok(Some((job, result)));
         }
     }
     Ok(None)
 }
 
-fn end<P, R>(snapshot: Snapshot<P, R>) -> Result<R> {
-    match snapshot.job.state() {
-        JobState::Succeeded => snapshot
-            .result
-            .context("the job succeeded without a result"),
-        JobState::Cancelled => bail!("the job was cancelled{}", because(&snapshot.job.error)),
-        _ => bail!("the job failed{}", because(&snapshot.job.error)),
+fn end<R>(job: &Job, result: Option<R>) -> Result<R> {
+    match job.state() {
+        JobState::Succeeded => result.context("the job succeeded without a result"),
+        JobState::Cancelled => bail!("the job was cancelled{}", because(&job.error)),
+        _ => bail!("the job failed{}", because(&job.error)),
     }
 }
 
@@ -232,12 +225,6 @@ fn because(error: &str) -> String {
     } else {
         format!(": {error}")
     }
-}
-
-fn job_id(job: Option<Job>) -> Result<String> {
-    job.map(|job| job.id)
-        .filter(|id| !id.is_empty())
-        .context("the service accepted the job without giving its id")
 }
 
 /// A reference to a file or folder of this machine; a folder's URI ends with a slash.

@@ -23,7 +23,7 @@ const MAX_BENCHMARKS: usize = 32;
 const MAX_NAME_CHARS: usize = 64;
 
 /// A checked evaluation.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EvaluationSpec {
     /// Models to compare, the baseline first.
     pub(crate) candidates: Vec<Candidate>,
@@ -44,7 +44,7 @@ pub(crate) struct EvaluationSpec {
 }
 
 /// A model under evaluation, with those trained alike.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Candidate {
     /// Name in the results.
     pub(crate) name: String,
@@ -53,7 +53,7 @@ pub(crate) struct Candidate {
 }
 
 /// A model by name or place.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ModelRef {
     /// A model that the service serves.
@@ -63,7 +63,7 @@ pub(crate) enum ModelRef {
 }
 
 /// A benchmark by name or place.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BenchmarkRef {
     /// Name in the results.
     pub(crate) name: String,
@@ -72,7 +72,7 @@ pub(crate) struct BenchmarkRef {
 }
 
 /// Where a benchmark is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Location {
     /// A benchmark that the service serves.
@@ -82,7 +82,7 @@ pub(crate) enum Location {
 }
 
 /// A checked request for a benchmark.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BenchmarkSpec {
     /// The dataset with held-out prompts.
     pub(crate) source: Artefact,

@@ -206,4 +206,9 @@ async fn a_benchmark_is_balanced_repeats_itself_and_shares_nothing_with_training
         .expect("bookkeeping");
     assert_eq!(failed.state(), JobState::Failed);
     assert!(failed.error.contains("dataset"), "{}", failed.error);
+
+    // A known request is answered although the pictures it was made from have gone.
+    fs::remove_dir_all(stage.path("held-out")).expect("removed");
+    let known = make(&stage, "two", spec("bench/two")).await;
+    assert_eq!(known.result, Some(again));
 }

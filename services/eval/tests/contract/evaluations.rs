@@ -155,6 +155,31 @@ async fn an_evaluation_leaves_answers_intervals_and_comparisons_and_repeats_itse
 }
 
 #[tokio::test]
+async fn a_known_request_is_answered_although_its_benchmark_has_gone() {
+    let stage = Stage::start().await;
+    let spec = EvaluationSpec {
+        question_limit_per_ability: 1,
+        skip_shuffled: true,
+        ..stage.spec(stage.benchmark("bench"), "out")
+    };
+    let job = evaluate(&stage, "one", spec.clone()).await;
+    assert_eq!(state(&job), (JobState::Succeeded, ""));
+    fs::remove_dir_all(stage.path("bench")).expect("removed");
+    assert_eq!(evaluate(&stage, "one", spec.clone()).await, job);
+    // Any other request is checked as ever.
+    let changed = EvaluationSpec { seed: 6, ..spec };
+    for (request_id, spec) in [("one", changed.clone()), ("two", changed)] {
+        let request = CreateEvaluationJobRequest {
+            request_id: request_id.into(),
+            spec: Some(spec),
+        };
+        let status = stage.client.clone().create_evaluation_job(request).await;
+        let code = status.expect_err("refused").code();
+        assert_eq!(code, tonic::Code::NotFound, "{request_id}");
+    }
+}
+
+#[tokio::test]
 async fn the_question_limit_is_per_ability_and_shuffling_can_be_left_out() {
     let stage = Stage::start().await;
     let spec = EvaluationSpec {

@@ -1,0 +1,11 @@
+//! The contract of dialogue, over real sockets.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the functions beside the tests are tests too; clippy knows only the latter"
+)]
+
+mod checking;
+mod stage;
+mod writing;

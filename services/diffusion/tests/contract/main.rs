@@ -1,0 +1,11 @@
+//! The service over a real socket, on the tiny checkpoints of `models`' tests.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod images;
+mod scoring;
+mod stage;
