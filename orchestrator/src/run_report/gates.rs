@@ -1,0 +1,69 @@
+//! What the gates came to.
+
+use std::collections::BTreeMap;
+
+use super::samples::Verdicts;
+use crate::{
+    experiment::Record,
+    report::{Gate, Reason},
+    synth::{Summary, gates},
+};
+
+/// Name and one sentence of each gate, in the order in which they run.
+const GATES: [(&str, &str); 8] = [
+    (gates::NOT_MADE, "A stage could not make the item."),
+    (gates::BLANK, "The picture is not one colour."),
+    (
+        gates::ALIGNMENT,
+        "Picture and prompt have a high enough cosine.",
+    ),
+    (
+        gates::ALIGNMENT_LEAD,
+        "The picture fits its own prompt better than any of the partition's other prompts.",
+    ),
+    (
+        gates::DUPLICATE,
+        "No accepted picture of the partition is nearly the same.",
+    ),
+    (
+        gates::LEAK,
+        "No picture of an evaluation set is nearly the same.",
+    ),
+    (
+        gates::SAFETY,
+        "The checkpoint's own safety checker has no objection.",
+    ),
+    (gates::DIALOGUE, "Every answer agrees with the facts."),
+];
+
+/// What every gate came to, in the order in which they ran.
+pub(super) fn results(record: &Record, verdicts: &BTreeMap<String, Verdicts>) -> Vec<Gate> {
+    GATES
+        .iter()
+        .map(|&(name, description)| gate(name, description, &record.synthesis, verdicts.get(name)))
+        .filter(|gate| gate.passed_count + gate.rejected_count + gate.not_checked_count > 0)
+        .collect()
+}
+
+fn gate(name: &str, description: &str, summary: &Summary, verdicts: Option<&Verdicts>) -> Gate {
+    let reason_of = |key: &str| {
+        key.strip_prefix(name)
+            .map(|rest| rest.trim_start_matches(':').to_owned())
+    };
+    let is_its = |key: &&String| key.as_str() == name || key.starts_with(&format!("{name}:"));
+    let rejected = || summary.rejected.iter().filter(|(key, _)| is_its(key));
+    let reasons = rejected().filter_map(|(key, &count)| {
+        Some(Reason {
+            text: reason_of(key)?,
+            count,
+        })
+    });
+    Gate {
+        name: name.to_owned(),
+        description: description.to_owned(),
+        passed_count: verdicts.map_or(0, |verdicts| verdicts.passed_count),
+        rejected_count: rejected().map(|(_, count)| count).sum(),
+        not_checked_count: verdicts.map_or(0, |verdicts| verdicts.not_checked_count),
+        reasons: reasons.filter(|reason| !reason.text.is_empty()).collect(),
+    }
+}
