@@ -163,7 +163,7 @@ impl Plan {
             .map(|(index, stage)| Stage::parse(index, stage, places))
             .collect::<Result<_, _>>()?;
         let every = u64::from(spec.checkpoint_every_steps);
-        let request = models::weights::hex(&prost::Message::encode_to_vec(spec));
+        let request = encoded(spec);
         Ok(Self {
             base_name,
             base,
@@ -178,6 +178,11 @@ impl Plan {
             max_tokens: or_default(spec.max_token_count as usize, DEFAULT_MAX_TOKENS),
             request,
         })
+    }
+
+    /// Whether this is the plan of exactly that specification.
+    pub(crate) fn is_of(&self, spec: &pb::TrainingSpec) -> bool {
+        self.request == encoded(spec)
     }
 
     /// The specification as it came.
@@ -405,6 +410,10 @@ impl Optimizer {
             weight_decay: self.weight_decay,
         }
     }
+}
+
+fn encoded(spec: &pb::TrainingSpec) -> String {
+    models::weights::hex(&prost::Message::encode_to_vec(spec))
 }
 
 fn or(value: f64, default: f64) -> f64 {

@@ -36,6 +36,46 @@ impl Service {
             models,
         }
     }
+
+    /// The job of `request_id`. One that is known is given as it stands, even where a folder that
+    /// its specification names has gone since.
+    async fn create(
+        &self,
+        request_id: &str,
+        spec: Option<pb::TrainingSpec>,
+    ) -> Result<Snapshot<Trainer>, Error> {
+        let spec = spec.ok_or_else(|| Error::field("spec", "must be stated"))?;
+        let same = |known: &Snapshot<Trainer>| known.job.spec.is_of(&spec);
+        if let Some(known) = known(&self.jobs, request_id)?.filter(same) {
+            return Ok(known);
+        }
+        let places = Arc::clone(&self.places);
+        // Hashes of artefacts are checked and folders made: work for a thread that may block.
+        let check = move || {
+            let plan = Plan::parse(&spec, &places)?;
+            models::llava::Llava::inspect(&plan.base)?;
+            Ok(plan)
+        };
+        let checked = tokio::task::spawn_blocking(check).await;
+        let plan = checked.unwrap_or(Err(Error::DeviceLost))?;
+        Ok(self.jobs.create(request_id, plan).await?)
+    }
+}
+
+/// The job that `request_id` made in this process or one before it.
+fn known(jobs: &Jobs<Trainer>, request_id: &str) -> Result<Option<Snapshot<Trainer>>, Error> {
+    let mut page_token = String::new();
+    loop {
+        let page = jobs.list(0, &page_token)?;
+        let mut found = page.jobs.into_iter();
+        if let Some(known) = found.find(|snapshot| snapshot.job.request_id == request_id) {
+            return Ok(Some(known));
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(None);
+        }
+        page_token = page.next_page_token;
+    }
 }
 
 #[tonic::async_trait]
@@ -71,19 +111,7 @@ impl TrainerService for Service {
         request: Request<pb::CreateTrainingJobRequest>,
     ) -> Result<Response<pb::CreateTrainingJobResponse>, Status> {
         let pb::CreateTrainingJobRequest { request_id, spec } = request.into_inner();
-        let places = Arc::clone(&self.places);
-        // Hashes of artefacts are checked and folders made: work for a thread that may block.
-        let check = move || {
-            let spec = spec.ok_or_else(|| Error::field("spec", "must be stated"))?;
-            let plan = Plan::parse(&spec, &places)?;
-            models::llava::Llava::inspect(&plan.base)?;
-            Ok(plan)
-        };
-        let checked = tokio::task::spawn_blocking(check)
-            .await
-            .unwrap_or(Err(Error::DeviceLost));
-        let plan = checked.map_err(|error: Error| respond(&error))?;
-        let created = self.jobs.create(&request_id, plan).await;
+        let created = self.create(&request_id, spec).await;
         let snapshot = created.map_err(|error| respond(&error))?;
         Ok(Response::new(pb::CreateTrainingJobResponse {
             job: Some(job(&snapshot)),

@@ -135,6 +135,22 @@ async fn a_run_of_two_stages_shows_every_step_and_leaves_a_model_that_answers() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_known_request_is_answered_although_its_model_has_gone() {
+    let mut bench = Bench::start(4).await;
+    let wanted = spec(&bench, &bench.root().join("runs/one"), 1);
+    let job = bench.create("one", &wanted).await.unwrap();
+    assert_eq!(
+        ended(bench.watch(&job).await.last().unwrap()).0,
+        JobState::Succeeded
+    );
+    std::fs::remove_dir_all(bench.root().join("model")).unwrap();
+    assert_eq!(bench.create("one", &wanted).await.unwrap(), job);
+    // Any other request is checked as ever.
+    let error = bench.create("two", &wanted).await.unwrap_err();
+    assert_eq!(error.code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bad_specification_is_refused_by_the_name_of_its_field() {
     let mut bench = Bench::start(4).await;
     let output = bench.root().join("runs/refused");
