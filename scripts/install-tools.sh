@@ -9,6 +9,7 @@ packages=()
 command -v redis-server >/dev/null || packages+=(redis-server)
 command -v chromium >/dev/null || packages+=(chromium)
 command -v openssl >/dev/null || packages+=(openssl)
+python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 if ((${#packages[@]})); then
     if [[ $EUID -eq 0 ]]; then sudo=(); else sudo=(sudo); fi
     "${sudo[@]}" apt-get update -qq
