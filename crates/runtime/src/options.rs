@@ -103,6 +103,10 @@ pub struct ClientOptions {
     /// How long a connection may take to stand, in milliseconds.
     #[arg(long, env = "DIPTYCH_CONNECT_TIMEOUT_MS", default_value_t = CONNECT_TIMEOUT_MS, value_name = "MS")]
     pub connect_timeout_ms: u64,
+    /// How often the host of an endpoint is looked up while it is in use, in milliseconds; sooner
+    /// when an address has failed.
+    #[arg(long, env = "DIPTYCH_RESOLVE_INTERVAL_MS", default_value_t = RESOLVE_INTERVAL_MS, value_name = "MS")]
+    pub resolve_interval_ms: u64,
 }
 
 /// Logs and traces.
@@ -173,6 +177,7 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 const MAX_CONCURRENT_REQUESTS: usize = 256;
 const REQUEST_TIMEOUT_SECONDS: u64 = 6 * 3600;
 const CONNECT_TIMEOUT_MS: u64 = 5_000;
+const RESOLVE_INTERVAL_MS: u64 = 10_000;
 const CACHE_TTL_SECONDS: u64 = 7 * 24 * 3600;
 const CACHE_MAX_BYTES: u64 = 256 << 20;
 const CACHE_MAX_VALUE_BYTES: usize = 1 << 20;
@@ -217,6 +222,7 @@ impl Default for ClientOptions {
             server_name: None,
             client_token_file: None,
             connect_timeout_ms: CONNECT_TIMEOUT_MS,
+            resolve_interval_ms: RESOLVE_INTERVAL_MS,
         }
     }
 }
