@@ -1,7 +1,8 @@
 //! Blocks of command-line options that services and clients flatten into their own.
 //!
-//! Every option has an environment variable `DIPTYCH_…`, except for two that the whole world
-//! already spells its own way: `REDIS_URL` and `OTEL_EXPORTER_OTLP_ENDPOINT`. `Default` of each
+//! Every option has an environment variable `DIPTYCH_…`, except for those that the whole
+//! world already spells its own way: `REDIS_URL`, `OTEL_EXPORTER_OTLP_ENDPOINT` and
+//! `OTEL_METRICS_EXPORTER`. `Default` of each
 //! block is what clap gives without arguments, but for [`ListenOptions`], whose default takes a
 //! free port: that is what tests and the embedded mode want.
 
@@ -109,7 +110,7 @@ pub struct ClientOptions {
     pub resolve_interval_ms: u64,
 }
 
-/// Logs and traces.
+/// Logs, traces and metrics.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Telemetry")]
 pub struct TelemetryOptions {
@@ -119,9 +120,12 @@ pub struct TelemetryOptions {
     /// How logs look on stderr.
     #[arg(long, env = "DIPTYCH_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
-    /// OTLP endpoint (gRPC) that receives the traces; nothing is exported without it.
+    /// OTLP endpoint (gRPC) that receives traces and metrics; nothing is exported without it.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
+    /// `none` keeps metrics from an OTLP endpoint that takes only traces.
+    #[arg(long, env = "OTEL_METRICS_EXPORTER", value_name = "otlp|none")]
+    pub metrics_exporter: Option<String>,
 }
 
 /// How a log line looks.
