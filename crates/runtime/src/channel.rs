@@ -1,5 +1,8 @@
 //! A client's way to one service: TLS and token, trace and deadline forwarded, errors in sentences.
 //!
+//! Calls are spread over all addresses of the endpoint's host, which is looked up again and again;
+//! addresses that fail are left out for a while.
+//!
 //! tonic's own client reports every timeout as CANCELLED, forwards no deadline, and says
 //! "transport error" for a closed port. [`Channel`] wraps it; generated clients take it as they
 //! take tonic's:
@@ -15,24 +18,29 @@
 //! # }
 //! ```
 
+mod address;
 mod answer;
+mod balancer;
+mod failure;
+mod health;
+mod loan;
+mod resolver;
+mod target;
 
 use std::{
-    error::Error,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response, header::AUTHORIZATION};
 use opentelemetry::trace::{FutureExt as _, SpanKind};
-use tonic::{
-    Code, Status,
-    body::Body,
-    transport::{self, Certificate, ClientTlsConfig, Endpoint, Identity},
-};
+use tonic::{Code, Status, body::Body};
 use tower::Service;
+
+pub use self::resolver::{Dns, Lookup, Resolve};
+use self::{balancer::Balancer, failure::Failure, target::Target};
 
 use crate::{
     Kind, StartError, Telemetry,
@@ -42,15 +50,15 @@ use crate::{
         deadline::parse,
         observe::{Call, split},
     },
-    listen::read,
     options::ClientOptions,
     token::TokenFile,
 };
 
-/// A connection to one service that opens when first used and again when lost. Cheap to clone.
+/// Connections to one service, one for each of its addresses, that open when first used and again
+/// when lost. Cheap to clone; the last clone takes all that runs for it along.
 #[derive(Debug, Clone)]
 pub struct Channel {
-    inner: transport::Channel,
+    balancer: Arc<Balancer>,
     peer: Arc<Peer>,
 }
 
@@ -74,7 +82,7 @@ impl Channel {
         options: &ClientOptions,
         telemetry: &Telemetry,
     ) -> Result<Self, StartError> {
-        let inner = self::endpoint(name, endpoint, options)?.connect_lazy();
+        let target = Target::parse(name, endpoint, options)?;
         let token = options
             .client_token_file
             .as_deref()
@@ -83,7 +91,7 @@ impl Channel {
         let (name, endpoint) = (name.to_owned(), endpoint.to_owned());
         let telemetry = telemetry.clone();
         Ok(Self {
-            inner,
+            balancer: Arc::new(Balancer::new(target, Arc::new(Dns))),
             peer: Arc::new(Peer {
                 name,
                 endpoint,
@@ -104,13 +112,24 @@ impl Channel {
         telemetry: &Telemetry,
     ) -> Result<Self, StartError> {
         let channel = Self::lazy(name, endpoint, options, telemetry)?;
-        let inner = self::endpoint(name, endpoint, options)?.connect().await;
-        let inner = inner.map_err(|error| StartError::Unreachable {
+        let connected = channel.balancer.connect().await;
+        connected.map_err(|failure| StartError::Unreachable {
             peer: name.to_owned(),
             endpoint: endpoint.to_owned(),
-            reason: root_cause(&error),
+            reason: failure.root_cause(),
         })?;
-        Ok(Self { inner, ..channel })
+        Ok(channel)
+    }
+
+    /// The same channel, not yet connected, over the addresses that `resolver` finds. An endpoint
+    /// that names an address is not looked up, by any resolver.
+    #[must_use]
+    pub fn with_resolver(self, resolver: impl Resolve) -> Self {
+        let target = self.balancer.target().clone();
+        Self {
+            balancer: Arc::new(Balancer::new(target, Arc::new(resolver))),
+            ..self
+        }
     }
 
     /// The endpoint, as it was given.
@@ -129,10 +148,9 @@ impl Service<Request<Body>> for Channel {
     type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.inner
-            .poll_ready(context)
-            .map_err(|error| self.peer.explain(&error))
+    /// Always: which address is ready shows when a call asks for one.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
@@ -148,7 +166,7 @@ impl Service<Request<Body>> for Channel {
                 .headers_mut()
                 .insert("grpc-timeout", remaining(deadline));
         }
-        let sent = self.inner.call(request);
+        let sent = Arc::clone(&self.balancer).send(request);
         let peer = Arc::clone(&self.peer);
         let context = call.context.clone();
         Box::pin(
@@ -161,7 +179,7 @@ impl Service<Request<Body>> for Channel {
                         .unwrap_or_else(|_| Err(peer.late())),
                 };
                 match result {
-                    Ok(response) => Ok(call.watch(answer::guard(response, deadline, peer))),
+                    Ok(answer) => Ok(call.watch(answer::guard(answer, deadline, peer))),
                     Err(status) => {
                         call.end(status.code());
                         Err(status)
@@ -181,13 +199,13 @@ impl Peer {
     }
 
     /// A failure below gRPC: nobody there, a handshake that failed, a connection that broke.
-    fn explain(&self, error: &transport::Error) -> Status {
+    fn explain(&self, failure: &Failure) -> Status {
         let Self { name, endpoint, .. } = self;
-        let cause = root_cause(error);
+        let cause = failure.root_cause();
         if cause.contains("Timeout expired") {
             return self.late();
         }
-        let text = if is_connect(error) {
+        let text = if failure.is_unreachable() {
             format!("cannot reach {name} at {endpoint}: {cause}; start it, or correct --endpoints")
         } else if cause.contains("peer certificate") {
             format!("cannot trust {name} at {endpoint}: {cause}; is --ca-file its authority?")
@@ -224,83 +242,6 @@ fn remaining(deadline: Instant) -> HeaderValue {
         _ => format!("{}S", left.as_secs().min(99_999_999)),
     };
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0u"))
-}
-
-fn endpoint(name: &str, url: &str, options: &ClientOptions) -> Result<Endpoint, StartError> {
-    let invalid = || StartError::Endpoint {
-        peer: name.to_owned(),
-        endpoint: url.to_owned(),
-    };
-    let parsed = url::Url::parse(url).map_err(|_| invalid())?;
-    if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() {
-        return Err(invalid());
-    }
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .map_err(|_| invalid())?
-        .connect_timeout(Duration::from_millis(options.connect_timeout_ms))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    match parsed.scheme() {
-        "https" => endpoint
-            .tls_config(tls(name, options)?)
-            .map_err(StartError::Tls),
-        _ => Ok(endpoint),
-    }
-}
-
-/// A peer that vanished without closing is noticed after these two.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-fn tls(name: &str, options: &ClientOptions) -> Result<ClientTlsConfig, StartError> {
-    crate::telemetry::install_crypto();
-    let Some(authority) = &options.ca_file else {
-        let text = format!("the endpoint of {name} is https: pass --ca-file");
-        return Err(StartError::Options(text));
-    };
-    let authority = Certificate::from_pem(read("the authority", authority)?);
-    let mut tls = ClientTlsConfig::new().ca_certificate(authority);
-    if let (Some(certificate), Some(key)) = (&options.client_cert_file, &options.client_key_file) {
-        tls = tls.identity(Identity::from_pem(
-            read("the client certificate", certificate)?,
-            read("the client key", key)?,
-        ));
-    }
-    Ok(match &options.server_name {
-        Some(name) => tls.domain_name(name),
-        None => tls,
-    })
-}
-
-/// The innermost cause, without the system's error number: `connection refused`.
-fn root_cause(error: &transport::Error) -> String {
-    let Some(last) = causes(error).last() else {
-        return error.to_string();
-    };
-    match last
-        .downcast_ref::<std::io::Error>()
-        .map(std::io::Error::kind)
-    {
-        Some(std::io::ErrorKind::ConnectionRefused) => "connection refused".to_owned(),
-        Some(std::io::ErrorKind::TimedOut) => "no answer in time".to_owned(),
-        _ => last.to_string(),
-    }
-}
-
-fn causes(error: &transport::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    let first: &(dyn Error + 'static) = error;
-    std::iter::successors(Some(first), |&cause| cause.source())
-}
-
-/// Whether it failed before a connection stood.
-fn is_connect(error: &transport::Error) -> bool {
-    causes(error).any(|cause| {
-        let text = cause.to_string();
-        text.contains("tcp connect error")
-            || text.contains("dns error")
-            || text.contains("ConnectError")
-    })
 }
 
 /// Turns tonic's own timer, where it fires first, into the code everybody expects.

@@ -34,6 +34,7 @@ pub mod jobs;
 mod layers;
 mod listen;
 pub mod options;
+mod otlp_metrics;
 mod program;
 pub mod prometheus;
 pub mod retry;

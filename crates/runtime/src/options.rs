@@ -1,7 +1,8 @@
 //! Blocks of command-line options that services and clients flatten into their own.
 //!
-//! Every option has an environment variable `DIPTYCH_…`, except for two that the whole world
-//! already spells its own way: `REDIS_URL` and `OTEL_EXPORTER_OTLP_ENDPOINT`. `Default` of each
+//! Every option has an environment variable `DIPTYCH_…`, except for those that the whole
+//! world already spells its own way: `REDIS_URL`, `OTEL_EXPORTER_OTLP_ENDPOINT` and
+//! `OTEL_METRICS_EXPORTER`. `Default` of each
 //! block is what clap gives without arguments, but for [`ListenOptions`], whose default takes a
 //! free port: that is what tests and the embedded mode want.
 
@@ -103,9 +104,13 @@ pub struct ClientOptions {
     /// How long a connection may take to stand, in milliseconds.
     #[arg(long, env = "DIPTYCH_CONNECT_TIMEOUT_MS", default_value_t = CONNECT_TIMEOUT_MS, value_name = "MS")]
     pub connect_timeout_ms: u64,
+    /// How often the host of an endpoint is looked up while it is in use, in milliseconds; sooner
+    /// when an address has failed.
+    #[arg(long, env = "DIPTYCH_RESOLVE_INTERVAL_MS", default_value_t = RESOLVE_INTERVAL_MS, value_name = "MS")]
+    pub resolve_interval_ms: u64,
 }
 
-/// Logs and traces.
+/// Logs, traces and metrics.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Telemetry")]
 pub struct TelemetryOptions {
@@ -115,9 +120,12 @@ pub struct TelemetryOptions {
     /// How logs look on stderr.
     #[arg(long, env = "DIPTYCH_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
-    /// OTLP endpoint (gRPC) that receives the traces; nothing is exported without it.
+    /// OTLP endpoint (gRPC) that receives traces and metrics; nothing is exported without it.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
+    /// `none` keeps metrics from an OTLP endpoint that takes only traces.
+    #[arg(long, env = "OTEL_METRICS_EXPORTER", value_name = "otlp|none")]
+    pub metrics_exporter: Option<String>,
 }
 
 /// How a log line looks.
@@ -173,6 +181,7 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 const MAX_CONCURRENT_REQUESTS: usize = 256;
 const REQUEST_TIMEOUT_SECONDS: u64 = 6 * 3600;
 const CONNECT_TIMEOUT_MS: u64 = 5_000;
+const RESOLVE_INTERVAL_MS: u64 = 10_000;
 const CACHE_TTL_SECONDS: u64 = 7 * 24 * 3600;
 const CACHE_MAX_BYTES: u64 = 256 << 20;
 const CACHE_MAX_VALUE_BYTES: usize = 1 << 20;
@@ -217,6 +226,7 @@ impl Default for ClientOptions {
             server_name: None,
             client_token_file: None,
             connect_timeout_ms: CONNECT_TIMEOUT_MS,
+            resolve_interval_ms: RESOLVE_INTERVAL_MS,
         }
     }
 }

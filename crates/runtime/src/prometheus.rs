@@ -1,4 +1,5 @@
-//! The process's metrics, kept by the `metrics` facade and shown in Prometheus' text format.
+//! The process's metrics, kept by the `metrics` facade and shown in Prometheus' text format; where
+//! an OTLP endpoint is set, they are pushed there too.
 //!
 //! Code anywhere uses `metrics::counter!` and friends; names carry units (`_seconds`, `_bytes`)
 //! and the prefix `diptych_` unless a convention names them already.
@@ -6,9 +7,12 @@
 use std::{sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_util::layers::FanoutBuilder;
+
+use crate::otlp_metrics::Otlp;
 
 /// Seconds, from a cache hit to a long render.
-const SECONDS_BUCKETS: [f64; 15] = [
+pub(crate) const SECONDS_BUCKETS: [f64; 15] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0,
 ];
 
@@ -60,11 +64,15 @@ fn handle() -> Option<&'static PrometheusHandle> {
 
 /// `None` when the embedding program has a recorder of its own: then that one gets the metrics.
 fn start() -> Option<PrometheusHandle> {
-    let handle = PrometheusBuilder::new()
+    let page = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
         .ok()?
-        .install_recorder()
-        .ok()?;
+        .build_recorder();
+    let handle = page.handle();
+    let both = FanoutBuilder::default()
+        .add_recorder(page)
+        .add_recorder(Otlp);
+    metrics::set_global_recorder(both.build()).ok()?;
     let upkeep = handle.clone();
     let spawned = std::thread::Builder::new()
         .name("metrics".to_owned())

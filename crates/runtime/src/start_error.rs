@@ -52,8 +52,8 @@ pub enum StartError {
     /// The descriptor set handed to reflection is not one.
     #[error("cannot offer reflection")]
     Reflection(#[source] tonic_reflection::server::Error),
-    /// The exporter of traces could not be built.
-    #[error("cannot export traces to {endpoint}")]
+    /// The exporter of traces and metrics could not be built.
+    #[error("cannot export telemetry to {endpoint}")]
     Exporter {
         /// The OTLP endpoint.
         endpoint: String,

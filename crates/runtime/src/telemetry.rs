@@ -27,6 +27,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     StartError,
     options::{LogFormat, TelemetryOptions},
+    otlp_metrics, prometheus,
 };
 
 /// The telemetry of one service (or of the client). Cheap to clone.
@@ -37,11 +38,12 @@ pub struct Telemetry {
     provider: SdkTracerProvider,
 }
 
-/// How long the last spans may take to leave at the end.
+/// How long the last spans and metrics may take to leave at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Telemetry {
-    /// Starts logs (once in a process) and, where an OTLP endpoint is set, the export of traces.
+    /// Starts logs (once in a process) and, where an OTLP endpoint is set, the export of traces and
+    /// (once in a process) of metrics.
     /// `service_name` is `service.name` in traces and the name in logs and errors.
     ///
     /// # Errors
@@ -68,6 +70,10 @@ impl Telemetry {
                     source,
                 })?;
             provider = provider.with_batch_exporter(exporter);
+            if exports_metrics(options) {
+                otlp_metrics::start(endpoint, resource(&service_name))?;
+                prometheus::install();
+            }
         }
         Ok(Self::with_provider(service_name, provider.build()))
     }
@@ -114,7 +120,9 @@ impl Telemetry {
     /// Sends what is still waiting. A service does this itself when it has stopped.
     pub async fn flush(&self) {
         let provider = self.provider.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || provider.force_flush()).await {
+        let spans = tokio::task::spawn_blocking(move || provider.force_flush());
+        let (spans, ()) = tokio::join!(spans, otlp_metrics::flush(FLUSH_TIMEOUT));
+        if let Ok(Err(error)) = spans {
             tracing::warn!(%error, "some spans were not exported");
         }
     }
@@ -124,7 +132,8 @@ impl Telemetry {
         let provider = self.provider.clone();
         let ended =
             tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT));
-        if let Ok(Err(error)) = ended.await {
+        let (ended, ()) = tokio::join!(ended, otlp_metrics::flush(FLUSH_TIMEOUT));
+        if let Ok(Err(error)) = ended {
             tracing::warn!(%error, "some spans were not exported");
         }
     }
@@ -172,6 +181,12 @@ fn resource(service_name: &str) -> Resource {
         .with_attribute(KeyValue::new("service.namespace", "diptych"))
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build()
+}
+
+/// OpenTelemetry's own variable is a list; what it says of other exporters is not for us.
+fn exports_metrics(options: &TelemetryOptions) -> bool {
+    let wanted = options.metrics_exporter.as_deref().unwrap_or_default();
+    wanted.is_empty() || wanted.split(',').any(|exporter| exporter.trim() == "otlp")
 }
 
 fn start_logs(options: &TelemetryOptions) -> Result<(), StartError> {

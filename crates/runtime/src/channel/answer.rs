@@ -19,11 +19,11 @@ use http_body::{Frame, SizeHint};
 use tokio::time::Sleep;
 use tonic::{Status, body::Body};
 
-use super::{Peer, translate};
+use super::{Peer, address::InFlight, translate};
 
 /// Wraps an answer.
 pub(super) fn guard(
-    mut response: Response<Body>,
+    (mut response, under_way): (Response<Body>, InFlight),
     deadline: Option<Instant>,
     peer: Arc<Peer>,
 ) -> Response<Body> {
@@ -35,6 +35,7 @@ pub(super) fn guard(
             expiry,
             peer,
             ended: false,
+            _under_way: under_way,
         })
     })
 }
@@ -44,6 +45,7 @@ struct Answer {
     expiry: Option<Pin<Box<Sleep>>>,
     peer: Arc<Peer>,
     ended: bool,
+    _under_way: InFlight,
 }
 
 impl http_body::Body for Answer {

@@ -7,6 +7,7 @@
 
 mod stage;
 
+mod balance;
 mod cache;
 mod channel;
 mod deadline;

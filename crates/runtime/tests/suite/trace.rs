@@ -2,11 +2,16 @@ use std::sync::{Arc, Mutex};
 
 use opentelemetry::trace::{SpanId, SpanKind};
 use opentelemetry_proto::tonic::{
+    collector::metrics::v1::{
+        ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+        metrics_service_server::{MetricsService, MetricsServiceServer},
+    },
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
         trace_service_server::{TraceService, TraceServiceServer},
     },
     common::v1::any_value::Value,
+    metrics::v1::{Metric, metric::Data, number_data_point},
 };
 use opentelemetry_sdk::{
     error::OTelSdkResult,
@@ -113,6 +118,104 @@ async fn spans_reach_an_otlp_receiver_with_the_name_of_their_service() {
             (service.as_str(), spans.as_slice()),
             (name, &["work".to_owned()][..])
         );
+    }
+}
+
+/// What is on the Prometheus page reaches the receiver too, and more than one service's end does
+/// not end the export.
+#[tokio::test]
+async fn metrics_reach_an_otlp_receiver_as_they_stand_on_the_page() {
+    let (arrived, mut seen) = mpsc::unbounded_channel();
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let endpoint = format!("http://{}", socket.local_addr().expect("an address"));
+    let server = Server::builder().add_service(MetricsServiceServer::new(Collector(arrived)));
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(socket)));
+    let options = TelemetryOptions {
+        otlp_endpoint: Some(endpoint),
+        ..Default::default()
+    };
+    let telemetry = Telemetry::start(&options, "promptgen").expect("it starts");
+    for round in 1..=2 {
+        let (stage, _seen) = Stage::new();
+        let service = start_as(stage, &listen(), &Telemetry::silent("promptgen")).await;
+        let mut caller = connect(&service.endpoint(), &telemetry);
+        caller.get_ability(ability("")).await.expect("served");
+        service.stop();
+        service.wait().await.expect("a clean end");
+        runtime::prometheus::QueueDepth::new("promptgen", "prompts").set(round);
+        metrics::counter!("diptych_test_total", "outcome" => "hit").increment(2);
+
+        telemetry.flush().await;
+        // The service's end has pushed once already.
+        let mut found = soon(seen.recv()).await.expect("metrics arrive");
+        while let Ok(later) = seen.try_recv() {
+            found = later;
+        }
+        let Some(Data::Histogram(calls)) = data(&found, "rpc_server_call_duration_seconds") else {
+            panic!("{found:#?}")
+        };
+        let calls = &calls.data_points[0];
+        assert_eq!(
+            (calls.count, calls.explicit_bounds[0]),
+            (round as u64, 0.001)
+        );
+        let method = calls
+            .attributes
+            .iter()
+            .find(|label| label.key == "rpc_method");
+        assert_eq!(
+            text(method.and_then(|label| label.value.clone()?.value)),
+            "GetAbility"
+        );
+        let Some(Data::Gauge(depth)) = data(&found, "diptych_queue_depth") else {
+            panic!("{found:#?}")
+        };
+        let depth = depth.data_points[0].value;
+        assert_eq!(
+            depth,
+            Some(number_data_point::Value::AsDouble(round as f64))
+        );
+        let Some(Data::Sum(sum)) = data(&found, "diptych_test_total") else {
+            panic!("{found:#?}")
+        };
+        let sum = sum.data_points[0].value;
+        assert_eq!(sum, Some(number_data_point::Value::AsInt(2 * round as i64)));
+        let line = format!("diptych_test_total{{outcome=\"hit\"}} {}", 2 * round);
+        assert!(runtime::prometheus::render().contains(&line));
+    }
+}
+
+fn data(found: &[Metric], name: &str) -> Option<Data> {
+    let metric = found.iter().find(|metric| metric.name == name)?;
+    metric.data.clone()
+}
+
+fn text(value: Option<Value>) -> String {
+    match value {
+        Some(Value::StringValue(text)) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+struct Collector(mpsc::UnboundedSender<Vec<Metric>>);
+
+#[tonic::async_trait]
+impl MetricsService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        for group in request.into_inner().resource_metrics {
+            let attributes = group.resource.expect("a resource").attributes;
+            let name = attributes
+                .into_iter()
+                .find(|attribute| attribute.key == "service.name");
+            assert_eq!(text(name.and_then(|name| name.value?.value)), "promptgen");
+            let scopes = group.scope_metrics.into_iter();
+            let metrics = scopes.flat_map(|scope| scope.metrics).collect();
+            self.0.send(metrics).expect("the test listens");
+        }
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 
