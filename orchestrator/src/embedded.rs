@@ -199,7 +199,7 @@ async fn start(
 
 /// A checkpoint folder to serve beside the built-in model, and before it.
 #[cfg(feature = "embedded")]
-fn image_model(model: &str) -> Result<Vec<diffusion::NamedFolder>> {
+fn image_model(model: &str) -> Result<Vec<runtime::options::NamedFolder>> {
     if model.is_empty() || model.starts_with("builtin:") {
         return Ok(Vec::new());
     }
@@ -208,7 +208,7 @@ fn image_model(model: &str) -> Result<Vec<diffusion::NamedFolder>> {
         let missing = anyhow::anyhow!("there is no model folder {}", folder.display());
         return Err(missing.context(crate::bad_input::BadInput));
     }
-    Ok(vec![diffusion::NamedFolder {
+    Ok(vec![runtime::options::NamedFolder {
         name: model.to_owned(),
         folder,
     }])

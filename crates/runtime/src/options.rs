@@ -9,6 +9,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
@@ -239,6 +240,39 @@ impl Default for CacheOptions {
             cache_max_bytes: CACHE_MAX_BYTES,
             cache_max_value_bytes: CACHE_MAX_VALUE_BYTES,
             cache_timeout_ms: CACHE_TIMEOUT_MS,
+        }
+    }
+}
+
+/// Checkout that this program was built from. What comes with the suite (`abilities/`, `models/`)
+/// is found there unless `DIPTYCH_ASSETS` says otherwise.
+pub const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// A folder of what comes with the suite.
+pub fn under_assets(folder: &str) -> PathBuf {
+    let assets = std::env::var_os("DIPTYCH_ASSETS").unwrap_or_else(|| CHECKOUT.into());
+    PathBuf::from(assets).join(folder)
+}
+
+/// A folder under a name: `NAME=DIR`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFolder {
+    /// Name to give in requests.
+    pub name: String,
+    /// The folder.
+    pub folder: PathBuf,
+}
+
+impl FromStr for NamedFolder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, folder)) if !name.is_empty() && !folder.is_empty() => Ok(Self {
+                name: name.to_owned(),
+                folder: folder.into(),
+            }),
+            _ => Err(format!("{text:?} should look like NAME=DIR")),
         }
     }
 }

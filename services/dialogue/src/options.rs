@@ -1,7 +1,7 @@
 //! What the operator decides.
 
 use clap::{Args, Parser, ValueEnum};
-use runtime::options::{ListenOptions, TelemetryOptions};
+use runtime::options::{ListenOptions, TelemetryOptions, under_assets};
 use std::path::PathBuf;
 
 /// The command line of the service.
@@ -70,12 +70,4 @@ impl Options {
             max_message_bytes: MAX_MESSAGE_BYTES,
         }
     }
-}
-
-/// Assets lie where the operator says, else in the checkout that this binary was built from.
-fn under_assets(folder: &str) -> PathBuf {
-    let checkout = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    std::env::var_os("DIPTYCH_ASSETS")
-        .map_or_else(checkout, PathBuf::from)
-        .join(folder)
 }

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Engine;
 pub use crate::error::Error;
 use crate::models_served::Served;
-pub use crate::options::{NamedFolder, Options};
+pub use crate::options::Options;
 use crate::scoring::Scoring;
 use crate::service::Diffusion;
 

@@ -5,9 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use models::clip::Clip;
 use models::stable_diffusion::{Pipeline, PromptSyntax, Request};
+use runtime::options::NamedFolder;
 
 use crate::error::Error;
-use crate::options::{NamedFolder, Options};
+use crate::options::Options;
 
 /// What is served. Empty until [`Served::load`] has ended well; calls come only after that.
 #[derive(Default)]

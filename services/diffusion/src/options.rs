@@ -1,18 +1,17 @@
 //! What an operator can set.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::Args;
 use models::ops::simd::Isa;
-use runtime::options::{ArtefactOptions, CacheOptions};
+use runtime::options::{ArtefactOptions, CHECKOUT, CacheOptions, NamedFolder};
 
 /// Options of the diffusion service.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Diffusion")]
 pub struct Options {
     /// Folder with `models/nano/`; what is there is served as `builtin:...`.
-    #[arg(long, env = "DIPTYCH_ASSETS", value_name = "DIR")]
+    #[arg(long, env = "DIPTYCH_ASSETS", default_value = CHECKOUT, value_name = "DIR")]
     pub assets: Option<PathBuf>,
     /// Checkpoint in diffusers' layout to serve; repeat it for more. The first is the default.
     #[arg(long = "model", value_name = "NAME=DIR")]
@@ -57,29 +56,6 @@ impl Default for Options {
             isa: None,
             artefacts: ArtefactOptions::default(),
             cache: CacheOptions::default(),
-        }
-    }
-}
-
-/// A folder under a name: `NAME=DIR`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedFolder {
-    /// Name to give in requests.
-    pub name: String,
-    /// The folder.
-    pub folder: PathBuf,
-}
-
-impl FromStr for NamedFolder {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            Some((name, folder)) if !name.is_empty() && !folder.is_empty() => Ok(Self {
-                name: name.to_owned(),
-                folder: folder.into(),
-            }),
-            _ => Err(format!("{text:?} should look like NAME=DIR")),
         }
     }
 }

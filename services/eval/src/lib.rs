@@ -31,10 +31,7 @@ use runtime::{Handle, Listener, Service, StartError, Telemetry, cache::Cache, se
 use tokio_util::sync::CancellationToken;
 
 use crate::{answering::Answering, places::Places, service::Eval};
-pub use crate::{
-    error::Error,
-    options::{NamedFolder, Options},
-};
+pub use crate::{error::Error, options::Options};
 
 /// The port without `--listen`.
 pub const DEFAULT_PORT: u16 = 50055;

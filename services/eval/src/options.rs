@@ -1,15 +1,15 @@
 //! What an operator can set.
 
-use std::{path::PathBuf, str::FromStr};
+use std::path::PathBuf;
 
 use clap::Args;
-use runtime::options::{ArtefactOptions, CacheOptions};
+use runtime::options::{ArtefactOptions, CHECKOUT, CacheOptions, NamedFolder};
 
 /// Options of the evaluation service.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// Folder with `abilities/` and `models/`; what is there is served as `builtin:...`.
-    #[arg(long, env = "DIPTYCH_ASSETS", value_name = "DIR")]
+    #[arg(long, env = "DIPTYCH_ASSETS", default_value = CHECKOUT, value_name = "DIR")]
     pub assets: Option<PathBuf>,
     /// Another model to serve; repeat it for more.
     #[arg(long = "model", value_name = "NAME=DIR")]
@@ -59,29 +59,6 @@ impl Default for Options {
             max_streams: MAX_STREAMS,
             max_items: MAX_ITEMS,
             kept_models: KEPT_MODELS,
-        }
-    }
-}
-
-/// A folder under a name: `NAME=DIR`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedFolder {
-    /// Name to give in requests.
-    pub name: String,
-    /// The folder.
-    pub folder: PathBuf,
-}
-
-impl FromStr for NamedFolder {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            Some((name, folder)) if !name.is_empty() && !folder.is_empty() => Ok(Self {
-                name: name.to_owned(),
-                folder: folder.into(),
-            }),
-            _ => Err(format!("{text:?} should look like NAME=DIR")),
         }
     }
 }

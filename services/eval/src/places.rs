@@ -7,11 +7,12 @@ use std::{
 };
 
 use runtime::artefact::{self, Roots};
+use runtime::options::NamedFolder;
 
 use crate::{
     benchmark::Benchmark,
     error::Error,
-    options::{NamedFolder, Options},
+    options::Options,
     spec::{Artefact, BenchmarkRef, Location, ModelRef},
 };
 

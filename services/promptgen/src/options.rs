@@ -1,7 +1,7 @@
 //! What the operator decides.
 
 use clap::{Args, Parser, ValueEnum};
-use runtime::options::{CacheOptions, ListenOptions, TelemetryOptions};
+use runtime::options::{CHECKOUT, CacheOptions, ListenOptions, TelemetryOptions, under_assets};
 use std::path::PathBuf;
 
 /// The command line of the service.
@@ -37,7 +37,7 @@ pub struct Options {
     #[arg(long, env = "DIPTYCH_EMBEDDING_MODEL", value_name = "MODEL")]
     pub embedding_model: Option<String>,
     /// Folder that `builtin:` models and abilities are found under.
-    #[arg(long, env = "DIPTYCH_ASSETS", default_value_os_t = checkout(), value_name = "DIR")]
+    #[arg(long, env = "DIPTYCH_ASSETS", default_value = CHECKOUT, value_name = "DIR")]
     pub assets: PathBuf,
     /// Most prompts that one request may ask for.
     #[arg(long, env = "DIPTYCH_PROMPTGEN_MAX_ITEMS", default_value_t = MAX_ITEMS, value_name = "COUNT")]
@@ -96,15 +96,4 @@ impl Options {
         };
         Some((name, folder))
     }
-}
-
-fn under_assets(folder: &str) -> PathBuf {
-    std::env::var_os("DIPTYCH_ASSETS")
-        .map_or_else(checkout, PathBuf::from)
-        .join(folder)
-}
-
-/// The checkout that this binary was built from.
-fn checkout() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }

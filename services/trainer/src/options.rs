@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use runtime::options::ArtefactOptions;
+use runtime::options::{ArtefactOptions, CHECKOUT};
 
 /// Options of the trainer.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Training")]
 pub struct Options {
     /// Folder with `models/`; what is there is served as `builtin:...`.
-    #[arg(long, env = "DIPTYCH_ASSETS", default_value = ".", value_name = "DIR")]
+    #[arg(long, env = "DIPTYCH_ASSETS", default_value = CHECKOUT, value_name = "DIR")]
     pub assets: PathBuf,
     /// Where models and data are read and runs are written. Jobs are kept under the first root.
     #[command(flatten)]
@@ -33,7 +33,7 @@ const FEATURE_CACHE_BYTES: usize = 512 << 20;
 impl Default for Options {
     fn default() -> Self {
         Self {
-            assets: PathBuf::from("."),
+            assets: PathBuf::from(CHECKOUT),
             artefacts: ArtefactOptions::default(),
             queue_capacity: QUEUE_CAPACITY,
             kept_jobs: KEPT_JOBS,

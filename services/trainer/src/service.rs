@@ -46,7 +46,7 @@ impl Service {
     ) -> Result<Snapshot<Trainer>, Error> {
         let spec = spec.ok_or_else(|| Error::field("spec", "must be stated"))?;
         let same = |known: &Snapshot<Trainer>| known.job.spec.is_of(&spec);
-        if let Some(known) = known(&self.jobs, request_id)?.filter(same) {
+        if let Some(known) = self.jobs.find(request_id).filter(same) {
             return Ok(known);
         }
         let places = Arc::clone(&self.places);
@@ -59,22 +59,6 @@ impl Service {
         let checked = tokio::task::spawn_blocking(check).await;
         let plan = checked.unwrap_or(Err(Error::DeviceLost))?;
         Ok(self.jobs.create(request_id, plan).await?)
-    }
-}
-
-/// The job that `request_id` made in this process or one before it.
-fn known(jobs: &Jobs<Trainer>, request_id: &str) -> Result<Option<Snapshot<Trainer>>, Error> {
-    let mut page_token = String::new();
-    loop {
-        let page = jobs.list(0, &page_token)?;
-        let mut found = page.jobs.into_iter();
-        if let Some(known) = found.find(|snapshot| snapshot.job.request_id == request_id) {
-            return Ok(Some(known));
-        }
-        if page.next_page_token.is_empty() {
-            return Ok(None);
-        }
-        page_token = page.next_page_token;
     }
 }
 

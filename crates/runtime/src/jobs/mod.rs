@@ -236,6 +236,12 @@ impl<W: Work> Jobs<W> {
         self.blocking(move || inner.create(request_id, spec)).await
     }
 
+    /// The job that `request_id` made, in this process or one before it, if any did.
+    pub fn find(&self, request_id: &str) -> Option<Snapshot<W>> {
+        let found = self.get(&self.0.id_of(request_id)).ok();
+        found.filter(|snapshot| snapshot.job.request_id == request_id)
+    }
+
     /// One job.
     ///
     /// # Errors

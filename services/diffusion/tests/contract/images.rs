@@ -1,12 +1,13 @@
 //! Pictures: where they come from, whom they wait for, and what is refused.
 
-use diffusion::{NamedFolder, Options};
+use diffusion::Options;
 use models::stable_diffusion::{Pipeline, PromptSyntax, Request};
 use proto::dataset::v1::Image;
 use proto::diffusion::v1::generate_images_response::Result as Outcome;
 use proto::diffusion::v1::{
     GenerateImagesRequest, GetCapabilitiesRequest, ImageItem, ListModelsRequest, Scheduler,
 };
+use runtime::options::NamedFolder;
 use runtime::{error, explain};
 use std::collections::HashMap;
 use tonic::Code;

@@ -1,6 +1,6 @@
 //! A service of the test's own, on tiny checkpoints, and what most tests ask it.
 
-use diffusion::{NamedFolder, Options};
+use diffusion::Options;
 use proto::dataset::v1::image::Content;
 use proto::diffusion::v1::diffusion_service_client::DiffusionServiceClient;
 use proto::diffusion::v1::generate_images_response::Result as Outcome;
@@ -8,6 +8,7 @@ use proto::diffusion::v1::image_scoring_service_client::ImageScoringServiceClien
 use proto::diffusion::v1::{
     GenerateImagesRequest, GenerateImagesResponse, ImageItem, SamplingSettings, StepProgress,
 };
+use runtime::options::NamedFolder;
 use runtime::options::{ClientOptions, ListenOptions};
 use runtime::{Channel, Handle, Listener, StartError, Telemetry};
 use std::collections::HashMap;

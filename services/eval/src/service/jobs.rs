@@ -57,7 +57,7 @@ impl<K: Kind> Desk<K> {
         let spec = spec.ok_or_else(|| Error::invalid("spec", "must be given"))?;
         let spec = K::Spec::try_from(spec)?;
         let jobs = self.jobs()?;
-        if let Some(known) = known(jobs, request_id)?.filter(|known| known.job.spec == spec) {
+        if let Some(known) = jobs.find(request_id).filter(|known| known.job.spec == spec) {
             return Ok(K::message(&known));
         }
         let places = Arc::clone(&self.places);
@@ -99,21 +99,5 @@ impl<K: Kind> Desk<K> {
         self.jobs
             .as_ref()
             .ok_or_else(|| artefact::Error::NoRoot.into())
-    }
-}
-
-/// The job that `request_id` made in this process or one before it.
-fn known<K: Kind>(jobs: &Jobs<K>, request_id: &str) -> Result<Option<Snapshot<K>>, Error> {
-    let mut page_token = String::new();
-    loop {
-        let page = jobs.list(0, &page_token)?;
-        let mut found = page.jobs.into_iter();
-        if let Some(known) = found.find(|snapshot| snapshot.job.request_id == request_id) {
-            return Ok(Some(known));
-        }
-        if page.next_page_token.is_empty() {
-            return Ok(None);
-        }
-        page_token = page.next_page_token;
     }
 }

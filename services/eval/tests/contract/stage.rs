@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use eval::{NamedFolder, Options};
+use eval::Options;
 use proto::{
     dataset::v1::{Artefact, Image, image::Content},
     eval::v1::{
@@ -13,6 +13,7 @@ use proto::{
         eval_service_client::EvalServiceClient,
     },
 };
+use runtime::options::NamedFolder;
 use runtime::{
     Channel, Handle, Listener, Telemetry,
     options::{ArtefactOptions, ClientOptions, ListenOptions},
