@@ -136,37 +136,53 @@ pub struct SynthArgs {
 /// Arguments of `train`.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// Training spec: the `[train]` table's stages as a file of its own.
+    /// Training spec, in place of --data and the options below: `model`, `seed`, `checkpoint_every`
+    /// and one `[[stage]]` per stage with `kind`, `data`, `steps`, `batch_size`, `learning_rate`.
     pub spec: Option<PathBuf>,
     /// Folder for checkpoints, logs and the model.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Model to start from: a folder or a built-in name.
-    #[arg(long, default_value = "builtin:nano-llava", value_name = "DIR")]
+    #[arg(
+        long,
+        conflicts_with = "spec",
+        default_value = "builtin:nano-llava",
+        value_name = "DIR"
+    )]
     pub model: String,
     /// LLaVA JSON file, dataset folder, or built-in name.
-    #[arg(long, required_unless_present = "spec", value_name = "LLAVA.json")]
+    #[arg(
+        long,
+        conflicts_with = "spec",
+        required_unless_present = "spec",
+        value_name = "LLAVA.json"
+    )]
     pub data: Option<String>,
     /// Folder that the JSON's image paths start from [default: the JSON's own].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, conflicts_with = "spec", value_name = "DIR")]
     pub image_folder: Option<PathBuf>,
     /// Stage: projector alignment, or instruction tuning.
-    #[arg(long, value_enum, default_value_t = StageArg::Instruction)]
+    #[arg(long, conflicts_with = "spec", value_enum, default_value_t = StageArg::Instruction)]
     pub stage: StageArg,
     /// Optimizer steps.
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, conflicts_with = "spec", default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
     /// Samples per step.
-    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, conflicts_with = "spec", default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: u32,
     /// Peak learning rate.
-    #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
+    #[arg(
+        long,
+        conflicts_with = "spec",
+        default_value_t = 1e-3,
+        value_name = "RATE"
+    )]
     pub learning_rate: f64,
     /// Seed of the data order.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, conflicts_with = "spec", default_value_t = 1)]
     pub seed: u64,
     /// Steps between checkpoints; 0: only at the end of each stage.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, conflicts_with = "spec", default_value_t = 0, value_name = "N")]
     pub checkpoint_every: u32,
 }
 

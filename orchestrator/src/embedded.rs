@@ -75,7 +75,7 @@ impl Embedded {
             .collect()
     }
 
-    /// Waits until a service ends, by a signal or by itself, then stops the others.
+    /// Waits for a signal to stop, then stops all services.
     pub(crate) async fn wait(self) -> Result<()> {
         runtime::stop_signal().cancelled().await;
         self.close().await
@@ -86,14 +86,14 @@ impl Embedded {
         for running in self.running.values() {
             running.handle.stop();
         }
+        let mut ended = Ok(());
         for (name, Running { handle, telemetry }) in self.running {
-            handle
-                .wait()
-                .await
-                .with_context(|| format!("the {name} service"))?;
+            let end = handle.wait().await;
+            let end = end.with_context(|| format!("the {name} service"));
             telemetry.shutdown().await;
+            ended = ended.and(end);
         }
-        Ok(())
+        ended
     }
 
     async fn ready(&mut self) -> Result<()> {
@@ -117,7 +117,8 @@ impl Embedded {
     ) -> Result<()> {
         let telemetry = Telemetry::start(&global.telemetry, name.as_str())?;
         let listener = Listener::bind(listen, 0).await?;
-        let starting = start(name, listener, &telemetry, global, assets, needs);
+        let bytes = listen.max_message_bytes;
+        let starting = start(name, listener, &telemetry, global, assets, needs, bytes);
         let handle = starting
             .await
             .with_context(|| format!("the {name} service did not start"))?;
@@ -146,17 +147,18 @@ async fn start(
     global: &Global,
     assets: &Assets,
     needs: &Needs,
+    bytes: usize,
 ) -> Result<Handle> {
     let artefacts = ArtefactOptions {
         artefact_roots: needs.artefact_roots.clone(),
     };
     let (root, cache) = (assets.root().to_path_buf(), global.cache.clone());
     let stop = CancellationToken::new();
-    let bytes = ListenOptions::default().max_message_bytes;
     let handle = match name {
         ServiceName::Promptgen => {
             let options = promptgen::Options {
                 cache,
+                max_message_bytes: bytes,
                 ..promptgen::Options::for_assets(root)
             };
             promptgen::start(options, listener, telemetry, stop).await?
@@ -173,7 +175,10 @@ async fn start(
             diffusion::start(options, telemetry, listener, bytes, stop).await?
         }
         ServiceName::Dialogue => {
-            let options = dialogue::Options::for_assets(root);
+            let options = dialogue::Options {
+                max_message_bytes: bytes,
+                ..dialogue::Options::for_assets(root)
+            };
             dialogue::start(options, listener, telemetry, stop).await?
         }
         ServiceName::Trainer => {

@@ -16,6 +16,7 @@ use proto::{
 };
 use runtime::{Channel, Telemetry};
 
+use crate::bad_input::BadInput;
 use crate::{assets::Assets, cli::Global, embedded::Embedded};
 
 /// The five services.
@@ -132,7 +133,8 @@ impl Suite {
         telemetry: &Telemetry,
         needs: &Needs,
     ) -> Result<Self> {
-        let mut endpoints = parse_endpoints(&global.endpoints)?;
+        let mut endpoints =
+            parse_endpoints(&global.endpoints).map_err(|error| error.context(BadInput))?;
         let remote: Vec<ServiceName> = endpoints.keys().copied().collect();
         let local: Vec<ServiceName> = needs
             .services

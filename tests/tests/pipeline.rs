@@ -168,6 +168,46 @@ fn a_picture_of_an_evaluation_set_is_turned_away_kept_for_people_and_made_anew()
     assert_eq!(fs::read_dir(second.join("rejected")).unwrap().count(), 1);
 }
 
+#[test]
+fn a_training_that_failed_is_tried_again_once_its_cause_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let row = r#"[{"id": "1", "image": "1.png", "conversations": [
+        {"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A fox."}]}]"#;
+    fs::write(data.join("data.json"), row).unwrap();
+    fs::write(data.join("1.png"), "no picture").unwrap();
+    let train = || {
+        let mut command = program("diptych");
+        command
+            .arg("train")
+            .arg("--data")
+            .arg(data.join("data.json"))
+            .args(["--steps", "1", "--batch-size", "1", "--out"])
+            .arg(folder.path().join("out"));
+        command
+    };
+    let output = train().output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && complaint.contains("1.png"),
+        "{complaint}"
+    );
+
+    let first = folder.path().join("first");
+    synth(
+        &write(
+            folder.path(),
+            &SYNTHESIS.replace("animal = 66, color = 4", "animal = 1"),
+        ),
+        &first,
+        &[],
+    );
+    fs::write(data.join("1.png"), &pictures(&first)[0]).unwrap();
+    finished(train());
+    assert!(folder.path().join("out/model/config.json").is_file());
+}
+
 /// The encoded pictures of a dataset.
 fn pictures(dataset: &Path) -> Vec<Vec<u8>> {
     let out = dataset.with_extension("exported");

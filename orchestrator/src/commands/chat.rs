@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use proto::{
     dataset::v1::{Image, image::Content},
     eval::v1::{
         AnswerQuestionsRequest, Candidate, QuestionItem, answer_questions_response, candidate,
     },
 };
-use runtime::explain;
 use serde::Serialize;
 
 use super::{BadInput, Session};
 use crate::{
+    bad_input::{complaint, refusal},
     cli::ChatArgs,
     jobs::artefact,
     suite::{Needs, ServiceName, Suite},
@@ -32,17 +32,25 @@ pub(super) async fn execute(args: ChatArgs, session: &Session) -> Result<()> {
         Some(_) => (candidate::Model::ModelName(args.model.clone()), None),
         None => {
             let path = Path::new(&args.model);
+            let is_there = || -> Result<()> {
+                ensure!(path.is_dir(), "there is no folder {}", path.display());
+                Ok(())
+            };
+            is_there().map_err(|error| error.context(BadInput))?;
             (
                 candidate::Model::Checkpoint(artefact(path, true)?),
                 Some(std::path::absolute(path)?),
             )
         }
     };
+    // The service keeps records of jobs under its first root; a chat has none worth keeping.
+    let records = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let roots = [
+        records.path().to_path_buf(),
+        session.assets.root().to_path_buf(),
+    ];
     let needs = Needs {
-        artefact_roots: root
-            .into_iter()
-            .chain([session.assets.root().to_path_buf()])
-            .collect(),
+        artefact_roots: roots.into_iter().chain(root).collect(),
         ..Needs::services(&[ServiceName::Eval])
     };
     let suite = session.open(&needs).await?;
@@ -71,13 +79,9 @@ async fn ask(
         max_new_token_count: args.max_new_tokens,
     };
     let reply = suite.eval.clone().answer_questions(request).await;
-    let mut stream = reply
-        .map_err(|status| anyhow::anyhow!("{}", explain(&status)))?
-        .into_inner();
-    let message = stream
-        .message()
-        .await
-        .map_err(|status| anyhow::anyhow!("{}", explain(&status)))?;
+    let mut stream = reply.map_err(|status| complaint(&status))?.into_inner();
+    let message = stream.message().await;
+    let message = message.map_err(|status| complaint(&status))?;
     match message
         .and_then(|message| message.result)
         .context("the service gave no answer")?
@@ -87,7 +91,7 @@ async fn ask(
             rendered_prompt: answer.rendered_prompt,
             tokens: answer.token_count,
         }),
-        answer_questions_response::Result::Failure(failure) => bail!("{}", failure.message),
+        answer_questions_response::Result::Failure(failure) => Err(refusal(&failure)),
     }
 }
 

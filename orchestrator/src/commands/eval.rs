@@ -6,16 +6,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use proto::eval::v1::{BenchmarkRef, Candidate, EvaluationSpec, benchmark_ref, candidate};
+use proto::{
+    dataset::v1::Artefact,
+    eval::v1::{BenchmarkRef, Candidate, EvaluationSpec, benchmark_ref, candidate},
+};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use super::{BadInput, Session, make_folder};
 use crate::{
     cli::EvalArgs,
     experiment::verdict,
     files,
-    jobs::{self, artefact},
+    jobs::{self, Errand, artefact},
     progress::Progress,
     scores::Scores,
     suite::{Needs, ServiceName},
@@ -40,18 +42,26 @@ struct SpecFile {
 
 pub(super) async fn execute(args: EvalArgs, session: &Session) -> Result<()> {
     let EvalArgs { spec, out } = args;
-    let (spec, mut roots) = build(&spec, &out).map_err(|error| error.context(BadInput))?;
-    roots.push(std::path::absolute(&out)?);
-    roots.push(session.assets.root().to_path_buf());
+    let (spec, inputs) = build(&spec, &out).map_err(|error| error.context(BadInput))?;
     make_folder(&out)?;
+    let errand = Errand {
+        name: "eval".to_owned(),
+        leaves: out.join("results.json"),
+        inputs: inputs.clone(),
+    };
+    // The service keeps its records under the first root.
+    let roots = [
+        std::path::absolute(&out)?,
+        session.assets.root().to_path_buf(),
+    ];
+    let roots = roots.into_iter().chain(inputs).collect();
     let needs = Needs {
         artefact_roots: roots,
         ..Needs::services(&[ServiceName::Eval])
     };
     let suite = session.open(&needs).await?;
     let progress = Progress::start("evaluation", 0);
-    let request_id = request_id(&spec);
-    let result = jobs::evaluate(&suite, &request_id, spec, |now| {
+    let result = jobs::evaluate(&suite, &errand, spec, |now| {
         progress.set(now.done_question_count, now.question_count, "questions");
     })
     .await;
@@ -60,16 +70,6 @@ pub(super) async fn execute(args: EvalArgs, session: &Session) -> Result<()> {
     files::write_json(&out.join("eval.json"), &scores)?;
     progress.finish(&verdict(&scores));
     session.say(&scores, &table(&scores))
-}
-
-fn request_id(spec: &EvaluationSpec) -> String {
-    let digest = Sha256::digest(prost::Message::encode_to_vec(spec));
-    let hex: String = digest
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("eval-{hex}")
 }
 
 fn table(scores: &Scores) -> String {
@@ -103,7 +103,7 @@ fn build(path: &Path, out: &Path) -> Result<(EvaluationSpec, Vec<PathBuf>)> {
         !file.benchmarks.is_empty(),
         "`benchmarks` names no benchmark"
     );
-    let mut roots = Vec::new();
+    let mut inputs = Vec::new();
     let mut candidates = Vec::new();
     for (name, model) in file.candidates {
         let model = model
@@ -112,10 +112,7 @@ fn build(path: &Path, out: &Path) -> Result<(EvaluationSpec, Vec<PathBuf>)> {
             .to_owned();
         let model = match model.strip_prefix("builtin:") {
             Some(_) => candidate::Model::ModelName(model),
-            None => {
-                roots.push(std::path::absolute(&model)?);
-                candidate::Model::Checkpoint(artefact(Path::new(&model), true)?)
-            }
+            None => candidate::Model::Checkpoint(folder(&model, &mut inputs)?),
         };
         candidates.push(Candidate {
             name,
@@ -127,10 +124,7 @@ fn build(path: &Path, out: &Path) -> Result<(EvaluationSpec, Vec<PathBuf>)> {
     for (name, place) in file.benchmarks {
         let location = match place.strip_prefix("builtin:") {
             Some(_) => benchmark_ref::Location::Builtin(place),
-            None => {
-                roots.push(std::path::absolute(&place)?);
-                benchmark_ref::Location::Folder(artefact(Path::new(&place), true)?)
-            }
+            None => benchmark_ref::Location::Folder(folder(&place, &mut inputs)?),
         };
         benchmarks.push(BenchmarkRef {
             name,
@@ -146,5 +140,13 @@ fn build(path: &Path, out: &Path) -> Result<(EvaluationSpec, Vec<PathBuf>)> {
         output: Some(artefact(out, true)?),
         ..EvaluationSpec::default()
     };
-    Ok((spec, roots))
+    Ok((spec, inputs))
+}
+
+/// A folder of this machine, noted among the inputs.
+fn folder(path: &str, inputs: &mut Vec<PathBuf>) -> Result<Artefact> {
+    let path = Path::new(path);
+    ensure!(path.is_dir(), "there is no folder {}", path.display());
+    inputs.push(std::path::absolute(path)?);
+    artefact(path, true)
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::Session;
 use crate::{
-    bad_input::complaint,
+    bad_input::{complaint, refusal},
     cli::{GenerateArgs, SchedulerArg},
     files,
     progress::Progress,
@@ -76,7 +76,7 @@ async fn generate(args: &GenerateArgs, suite: &Suite) -> Result<Outcome> {
                 });
             }
             Some(generate_images_response::Result::Failure(failure)) => {
-                bail!("{}", failure.message)
+                return Err(refusal(&failure));
             }
             None => {}
         }

@@ -12,7 +12,7 @@ use crate::{
     experiment::{Record, RunFolder},
     files,
     recipe::Recipe,
-    report,
+    report::{self, Report},
     run_report::{self, BenchmarkFolders},
 };
 
@@ -23,9 +23,10 @@ struct Outcome {
 
 pub(super) async fn execute(args: ReportArgs, session: &Session) -> Result<()> {
     let ReportArgs { run, out } = args;
-    write(&RunFolder::new(run), &out, &session.assets)
-        .await
-        .map_err(|error| error.context(BadInput))?;
+    let folder = RunFolder::new(run);
+    let report = gather(&folder, &session.assets).await;
+    let report = report.map_err(|error| error.context(BadInput))?;
+    files::write(&out, report::render(&report).as_bytes())?;
     let outcome = Outcome {
         report: out.display().to_string(),
     };
@@ -34,8 +35,12 @@ pub(super) async fn execute(args: ReportArgs, session: &Session) -> Result<()> {
 
 /// Writes the report of a run.
 pub(super) async fn write(folder: &RunFolder, out: &Path, assets: &Assets) -> Result<()> {
-    let report = run_report::gather(folder, &benchmarks(folder, assets)?).await?;
+    let report = gather(folder, assets).await?;
     files::write(out, report::render(&report).as_bytes())
+}
+
+async fn gather(folder: &RunFolder, assets: &Assets) -> Result<Report> {
+    run_report::gather(folder, &benchmarks(folder, assets)?).await
 }
 
 fn benchmarks(folder: &RunFolder, assets: &Assets) -> Result<BenchmarkFolders> {

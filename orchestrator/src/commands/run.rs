@@ -1,8 +1,8 @@
 //! `diptych run`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{BadInput, Session, make_folder, report};
 use crate::{
@@ -27,14 +27,17 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
     {
         return finish(session, &folder, "finished before; nothing was done");
     }
+    let inputs = inputs(&recipe).map_err(|error| error.context(BadInput))?;
     make_folder(&out)?;
+    // The services keep their records under the first root.
+    let roots = [
+        std::path::absolute(&out)?,
+        session.assets.root().to_path_buf(),
+        session.assets.base_data(),
+    ];
     let needs = Needs {
         services: ServiceName::ALL.to_vec(),
-        artefact_roots: vec![
-            std::path::absolute(&out)?,
-            session.assets.root().to_path_buf(),
-            session.assets.base_data(),
-        ],
+        artefact_roots: roots.into_iter().chain(inputs).collect(),
         image_model: recipe.synth.image.model.clone(),
     };
     let suite = session.open(&needs).await?;
@@ -43,6 +46,39 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
     outcome?;
     report::write(&folder, &folder.report(), &session.assets).await?;
     finish(session, &folder, "done")
+}
+
+/// Folders of this machine that the recipe names, which services in this process may read.
+fn inputs(recipe: &Recipe) -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    let is_path = |name: &str| !name.starts_with("builtin:");
+    if let Some(train) = &recipe.train {
+        if is_path(&train.model) {
+            folders.push(existing("train.model", Path::new(&train.model))?);
+        }
+        if is_path(&train.base_data) {
+            let file = existing("train.base_data", Path::new(&train.base_data))?;
+            folders.extend(file.parent().map(Path::to_path_buf));
+        }
+    }
+    if let Some(eval) = &recipe.eval
+        && is_path(&eval.real_benchmark)
+    {
+        folders.push(existing(
+            "eval.real_benchmark",
+            Path::new(&eval.real_benchmark),
+        )?);
+    }
+    Ok(folders)
+}
+
+fn existing(key: &str, path: &Path) -> Result<PathBuf> {
+    ensure!(
+        path.exists(),
+        "`{key}`: there is nothing at {}",
+        path.display()
+    );
+    Ok(std::path::absolute(path)?)
 }
 
 fn finish(session: &Session, folder: &RunFolder, how: &str) -> Result<()> {

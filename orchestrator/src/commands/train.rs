@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use proto::{
     dataset::v1::Artefact,
     trainer::v1::{
@@ -11,12 +11,11 @@ use proto::{
     },
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::{BadInput, Session, make_folder};
 use crate::{
     cli::{StageArg, TrainArgs},
-    jobs::{self, artefact},
+    jobs::{self, Errand, artefact},
     progress::Progress,
     suite::{Needs, ServiceName},
     toml_file,
@@ -69,17 +68,26 @@ struct Outcome {
 
 pub(super) async fn execute(args: TrainArgs, session: &Session) -> Result<()> {
     let out = args.out.clone();
-    let (spec, mut roots) = build(args).map_err(|error| error.context(BadInput))?;
-    roots.push(std::path::absolute(&out)?);
-    roots.push(session.assets.root().to_path_buf());
+    let (spec, inputs) = build(args).map_err(|error| error.context(BadInput))?;
     make_folder(&out)?;
+    let errand = Errand {
+        name: "train".to_owned(),
+        leaves: out.join("outcome.json"),
+        inputs: inputs.files,
+    };
+    // The service keeps its records under the first root.
+    let roots = [
+        std::path::absolute(&out)?,
+        session.assets.root().to_path_buf(),
+    ];
+    let roots = roots.into_iter().chain(inputs.roots).collect();
     let needs = Needs {
         artefact_roots: roots,
         ..Needs::services(&[ServiceName::Trainer])
     };
     let suite = session.open(&needs).await?;
     let progress = Progress::start("training", 0);
-    let trained = jobs::train(&suite, &request_id(&spec), spec, |step| {
+    let trained = jobs::train(&suite, &errand, spec, |step| {
         let message = format!(
             "loss {:.3}, {:.0} tokens/s",
             step.loss, step.tokens_per_second
@@ -100,19 +108,33 @@ pub(super) async fn execute(args: TrainArgs, session: &Session) -> Result<()> {
     session.say(&outcome, &format!("model: {}", outcome.model))
 }
 
-/// The same spec and folder are the same job, so that running again continues it.
-fn request_id(spec: &TrainingSpec) -> String {
-    let digest = Sha256::digest(prost::Message::encode_to_vec(spec));
-    let hex: String = digest
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("train-{hex}")
+/// What a training reads of this machine.
+#[derive(Debug, Default)]
+struct Inputs {
+    files: Vec<PathBuf>,
+    /// Folders under which they lie.
+    roots: Vec<PathBuf>,
 }
 
-fn build(args: TrainArgs) -> Result<(TrainingSpec, Vec<PathBuf>)> {
-    let mut roots = Vec::new();
+impl Inputs {
+    fn folder(&mut self, path: &Path) -> Result<Artefact> {
+        ensure!(path.is_dir(), "there is no folder {}", path.display());
+        self.files.push(path.to_owned());
+        self.roots.push(std::path::absolute(path)?);
+        artefact(path, true)
+    }
+
+    fn file(&mut self, path: &Path) -> Result<Artefact> {
+        ensure!(path.is_file(), "there is no file {}", path.display());
+        self.files.push(path.to_owned());
+        let absolute = std::path::absolute(path)?;
+        self.roots.extend(absolute.parent().map(Path::to_path_buf));
+        artefact(path, false)
+    }
+}
+
+fn build(args: TrainArgs) -> Result<(TrainingSpec, Inputs)> {
+    let mut inputs = Inputs::default();
     let output = Some(artefact(&args.out, true)?);
     let file = match &args.spec {
         Some(path) => toml_file::read(path, "training spec")?,
@@ -122,11 +144,11 @@ fn build(args: TrainArgs) -> Result<(TrainingSpec, Vec<PathBuf>)> {
         .stage
         .into_iter()
         .enumerate()
-        .map(|(index, stage)| stage_of(index, stage, &mut roots));
+        .map(|(index, stage)| stage_of(index, stage, &mut inputs));
     let stages = stages.collect::<Result<Vec<_>>>()?;
     let base = match file.model.strip_prefix("builtin:") {
         Some(_) => training_spec::Base::BaseModel(file.model),
-        None => training_spec::Base::BaseCheckpoint(folder(Path::new(&file.model), &mut roots)?),
+        None => training_spec::Base::BaseCheckpoint(inputs.folder(Path::new(&file.model))?),
     };
     let spec = TrainingSpec {
         base: Some(base),
@@ -136,7 +158,7 @@ fn build(args: TrainArgs) -> Result<(TrainingSpec, Vec<PathBuf>)> {
         checkpoint_every_steps: file.checkpoint_every,
         ..TrainingSpec::default()
     };
-    Ok((spec, roots))
+    Ok((spec, inputs))
 }
 
 fn from_arguments(args: TrainArgs) -> Result<SpecFile> {
@@ -179,7 +201,7 @@ fn from_arguments(args: TrainArgs) -> Result<SpecFile> {
     })
 }
 
-fn stage_of(index: usize, stage: StageFile, roots: &mut Vec<PathBuf>) -> Result<TrainingStage> {
+fn stage_of(index: usize, stage: StageFile, inputs: &mut Inputs) -> Result<TrainingStage> {
     let kind = match stage.kind.as_str() {
         "alignment" => StageKind::Alignment,
         "instruction" => StageKind::Instruction,
@@ -188,7 +210,7 @@ fn stage_of(index: usize, stage: StageFile, roots: &mut Vec<PathBuf>) -> Result<
     let data = stage
         .data
         .into_iter()
-        .map(|data| source(data, roots))
+        .map(|data| source(data, inputs))
         .collect::<Result<Vec<_>>>()?;
     Ok(TrainingStage {
         name: stage
@@ -209,24 +231,17 @@ fn stage_of(index: usize, stage: StageFile, roots: &mut Vec<PathBuf>) -> Result<
 }
 
 /// A built-in name, a dataset folder of our own, or a LLaVA JSON file.
-fn source(data: DataFile, roots: &mut Vec<PathBuf>) -> Result<DataSource> {
+fn source(data: DataFile, inputs: &mut Inputs) -> Result<DataSource> {
     use data_source::Location;
     let path = Path::new(&data.source);
     let location = match data.source.strip_prefix("builtin:") {
         Some(_) => Location::Builtin(data.source.clone()),
-        None if path.is_dir() => Location::Dataset(folder(path, roots)?),
-        None => {
-            let parent = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            roots.push(std::path::absolute(parent)?);
-            Location::LlavaJson(artefact(path, false)?)
-        }
+        None if path.is_dir() => Location::Dataset(inputs.folder(path)?),
+        None => Location::LlavaJson(inputs.file(path)?),
     };
     let image_folder = data
         .image_folder
-        .map(|path| folder(&path, roots))
+        .map(|path| inputs.folder(&path))
         .transpose()?;
     Ok(DataSource {
         name: data.source,
@@ -234,11 +249,6 @@ fn source(data: DataFile, roots: &mut Vec<PathBuf>) -> Result<DataSource> {
         image_folder,
         weight: data.weight,
     })
-}
-
-fn folder(path: &Path, roots: &mut Vec<PathBuf>) -> Result<Artefact> {
-    roots.push(std::path::absolute(path)?);
-    artefact(path, true)
 }
 
 fn default_seed() -> u64 {

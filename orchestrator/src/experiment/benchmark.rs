@@ -32,15 +32,16 @@ impl Run<'_> {
             "held-out pictures",
         )
         .await?;
+        let training_data = self.training_data()?;
         let spec = BenchmarkSpec {
             source: Some(artefact(&held_out, true)?),
-            training_data: self.training_data()?,
+            training_data,
             questions_per_ability: eval.questions_per_ability,
             seed: self.recipe.seed,
             output: Some(artefact(&self.folder.benchmark(), true)?),
         };
-        let request_id = self.request_id("benchmark");
-        let result = jobs::make_benchmark(self.suite, &request_id, spec)
+        let errand = self.errand("benchmark", self.folder.benchmark().join("questions.jsonl"));
+        let result = jobs::make_benchmark(self.suite, &errand, spec)
             .await
             .context("making the benchmark")?;
         tracing::info!(
@@ -51,17 +52,21 @@ impl Run<'_> {
         self.finish_step("benchmark", started_at)
     }
 
-    /// Folders of all that the models are trained on, for the overlap check. Built-in data of a
-    /// service elsewhere lies where this process cannot name it.
-    fn training_data(&self) -> Result<Vec<Artefact>> {
+    /// Folders of all that the models are trained on, for the overlap check. Data of another layout,
+    /// and built-in data of a service elsewhere, are noted as not checked.
+    fn training_data(&mut self) -> Result<Vec<Artefact>> {
         let mut folders = vec![artefact(&self.folder.dataset(), true)?];
         let base = self
             .recipe
             .train
             .as_ref()
             .map(|train| train.base_data.as_str());
-        if base == Some("builtin:nano-base") && self.suite.is_embedded(ServiceName::Eval) {
-            folders.push(artefact(&self.assets.base_data(), true)?);
+        match base {
+            Some("builtin:nano-base") if self.suite.is_embedded(ServiceName::Eval) => {
+                folders.push(artefact(&self.assets.base_data(), true)?);
+            }
+            Some(base) => self.record.overlap_not_checked = vec![base.to_owned()],
+            None => {}
         }
         Ok(folders)
     }

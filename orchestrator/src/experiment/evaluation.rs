@@ -43,8 +43,8 @@ impl Run<'_> {
             ..EvaluationSpec::default()
         };
         let progress = Progress::start("evaluation", 0);
-        let request_id = self.request_id("eval");
-        let result = jobs::evaluate(self.suite, &request_id, spec, |now| {
+        let errand = self.errand("eval", self.folder.evaluation().join("results.json"));
+        let result = jobs::evaluate(self.suite, &errand, spec, |now| {
             progress.set(now.done_question_count, now.question_count, "questions");
         })
         .await

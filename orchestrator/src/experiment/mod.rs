@@ -133,8 +133,13 @@ impl<'a> Run<'a> {
         self.save()
     }
 
-    /// Id of the job of one step: the same recipe asks for the same job, whoever runs it.
-    fn request_id(&self, step: &str) -> String {
-        format!("{}-{step}", &self.record.recipe_sha256[..16])
+    /// The job of one step. What it reads is the run's own or stands in the recipe, whose changes
+    /// are refused.
+    fn errand(&self, step: &str, leaves: PathBuf) -> Errand {
+        Errand {
+            name: step.to_owned(),
+            inputs: Vec::new(),
+            leaves,
+        }
     }
 }

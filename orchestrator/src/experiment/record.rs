@@ -28,6 +28,9 @@ pub struct Record {
     pub synthesis: Summary,
     /// What making the benchmark's pictures came to.
     pub held_out: Summary,
+    /// Training data that the benchmark's pictures were not held against.
+    #[serde(default)]
+    pub overlap_not_checked: Vec<String>,
     /// Seconds that each step took, when it was done.
     pub seconds: BTreeMap<String, f64>,
 }

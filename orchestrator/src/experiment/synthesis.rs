@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::Run;
 use crate::{
@@ -19,8 +19,11 @@ use crate::{
 impl Run<'_> {
     pub(super) async fn synthesize(&mut self) -> Result<()> {
         let started_at = Instant::now();
-        self.record.models = model_hashes(self.suite).await?;
+        let models = model_hashes(self.suite).await?;
         let plan = Plan::training(self.recipe).with_evaluation_sets(self.assets)?;
+        self.check_same_models(&models, &plan).await?;
+        self.record.models = models;
+        self.save()?;
         let summary = synthesize_with_progress(
             self.suite,
             &plan,
@@ -34,6 +37,34 @@ impl Run<'_> {
             .clone_from(&summary.manifest_sha256);
         self.record.synthesis = summary;
         self.finish_step("synthesis", started_at)
+    }
+}
+
+impl Run<'_> {
+    /// A dataset is of one model: refuses to go on with other weights than it was begun with.
+    async fn check_same_models(
+        &self,
+        models: &BTreeMap<String, String>,
+        plan: &Plan,
+    ) -> Result<()> {
+        let before = &self.record.models;
+        let is_begun = synth::accepted(plan, &self.folder.dataset(), Share::ALL).await? > 0;
+        if before.is_empty()
+            || !is_begun
+            || synth::is_complete(plan, &self.folder.dataset()).await?
+        {
+            return Ok(());
+        }
+        let changed = before
+            .iter()
+            .find(|&(name, sha256)| models.get(name) != Some(sha256));
+        ensure!(
+            changed.is_none(),
+            "{} was begun with other weights of {}; bring them back, or choose another --out",
+            self.folder.root().display(),
+            changed.map_or("a model", |(name, _)| name)
+        );
+        Ok(())
     }
 }
 

@@ -84,8 +84,8 @@ impl Run<'_> {
             ..TrainingSpec::default()
         };
         let progress = Progress::start(format!("training {name}"), 0);
-        let request_id = self.request_id(name);
-        let result = jobs::train(self.suite, &request_id, spec, |step| {
+        let errand = self.errand(name, output.join("outcome.json"));
+        let result = jobs::train(self.suite, &errand, spec, |step| {
             let message = format!(
                 "loss {:.3}, {:.0} tokens/s",
                 step.loss, step.tokens_per_second

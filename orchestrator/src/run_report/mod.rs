@@ -63,8 +63,8 @@ fn summary(recipe: &Recipe, record: &Record) -> String {
     match &recipe.train {
         None => format!("{pairs}."),
         Some(train) => format!(
-            "{pairs}; {} trained with and without them, from the same start and for the same number of steps.",
-            train.model
+            "{pairs}; {} trained with them (synthetic) and without (control), from the same start and for the same {} steps.",
+            train.model, train.instruct.steps
         ),
     }
 }
@@ -110,7 +110,16 @@ fn records(record: &Record) -> Vec<RecordGroup> {
         .iter()
         .map(|(name, sha256)| (name.clone(), sha256.clone()))
         .collect();
-    vec![
+    let unchecked = record.overlap_not_checked.iter();
+    let unchecked = unchecked
+        .map(|data| {
+            (
+                data.clone(),
+                "of a layout or place that cannot be read here".to_owned(),
+            )
+        })
+        .collect::<Vec<_>>();
+    let mut groups = vec![
         group(
             "Versions",
             vec![("diptych".to_owned(), record.version.clone())],
@@ -126,7 +135,14 @@ fn records(record: &Record) -> Vec<RecordGroup> {
                 ),
             ],
         ),
-    ]
+    ];
+    if !unchecked.is_empty() {
+        groups.push(group(
+            "Not held against the benchmark's pictures",
+            unchecked,
+        ));
+    }
+    groups
 }
 
 fn timings(record: &Record) -> Vec<Timing> {

@@ -233,9 +233,21 @@ impl Work<'_> {
                 continue;
             };
             let Rendered { image, safety } = rendered;
-            let picture = decode(&image).with_context(|| format!("the picture of sample {key}"))?;
+            let picture = match decode(&image, &key) {
+                Ok(picture) => picture,
+                Err(failure) => {
+                    self.count_failure(&failure);
+                    continue;
+                }
+            };
             let hash = ImageHash::of(&picture);
-            let mut gates = self.judge_image(&prompt, &image, &picture, hash).await?;
+            let mut gates = match self.judge_image(&prompt, &image, &picture, hash).await? {
+                Ok(gates) => gates,
+                Err(failure) => {
+                    self.count_failure(&failure);
+                    continue;
+                }
+            };
             gates.push(gates::safety(safety));
             let rejection = gates::rejection(&gates).cloned();
             let draft = Draft {
@@ -263,7 +275,7 @@ impl Work<'_> {
         image: &Image,
         picture: &RgbImage,
         hash: ImageHash,
-    ) -> Result<Vec<GateResult>> {
+    ) -> Result<Result<Vec<GateResult>, ItemFailure>> {
         let rules = &self.plan.gates;
         let mut results: Vec<GateResult> = gates::blank(rules, picture).into_iter().collect();
         if gates::rejection(&results).is_none()
@@ -277,9 +289,10 @@ impl Work<'_> {
                 .take(OTHER_PROMPTS)
                 .cloned();
             let texts = std::iter::once(own.clone()).chain(others).collect();
-            let cosines = stages::alignment(self.suite, image.clone(), texts)
-                .await?
-                .unwrap_or_default();
+            let cosines = match stages::alignment(self.suite, image.clone(), texts).await? {
+                Ok(cosines) => cosines.unwrap_or_default(),
+                Err(failure) => return Ok(Err(failure)),
+            };
             let (own, others) = cosines
                 .split_first()
                 .map_or((None, &[][..]), |(own, others)| (Some(*own), others));
@@ -288,7 +301,7 @@ impl Work<'_> {
         results.extend(gates::duplicate(rules, hash, &self.hashes));
         let evaluation_pictures = self.plan.evaluation_pictures.as_deref();
         results.extend(gates::leak(rules, hash, evaluation_pictures));
-        Ok(results)
+        Ok(Ok(results))
     }
 
     async fn write_dialogues(&mut self, drafts: Vec<Draft>, attempt: u32) -> Result<Vec<Sample>> {
@@ -319,6 +332,11 @@ impl Work<'_> {
             draft.gates.extend(judged);
             let rejection = gates::rejection(&draft.gates).cloned();
             let sample = self.sample(draft, Some(conversation), attempt);
+            if let Some(fault) = dataset::store::fault(&sample) {
+                self.count_failure(&failure("MALFORMED_ITEM", fault));
+                self.make_room(hash);
+                continue;
+            }
             match rejection {
                 None => samples.push(sample),
                 Some(rejection) => {
@@ -385,13 +403,26 @@ fn plain_text(prompt: &Prompt) -> String {
         .join(", ")
 }
 
-fn decode(image: &Image) -> Result<RgbImage> {
-    match &image.content {
-        Some(Content::Data(data)) => Ok(image::load_from_memory(data)
-            .context("cannot be decoded")?
-            .to_rgb8()),
-        Some(Content::Artefact(_)) | None => {
-            anyhow::bail!("did not come inline; ask the service for pictures under 4 MiB")
-        }
+/// The pixels of a picture, as long as it is the one that was asked for.
+fn decode(image: &Image, sample_id: &str) -> Result<RgbImage, ItemFailure> {
+    let Some(Content::Data(data)) = &image.content else {
+        return Err(failure("NOT_INLINE", "the picture did not come inline"));
+    };
+    if image.sample_id != sample_id {
+        return Err(failure(
+            "MALFORMED_ITEM",
+            "the picture names another sample",
+        ));
+    }
+    let picture = image::load_from_memory(data);
+    let picture = picture.map_err(|error| failure("UNDECODABLE_PICTURE", &error.to_string()))?;
+    Ok(picture.to_rgb8())
+}
+
+fn failure(reason: &str, message: &str) -> ItemFailure {
+    ItemFailure {
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        retryable: false,
     }
 }

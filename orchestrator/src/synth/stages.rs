@@ -2,9 +2,13 @@
 //! stream gives, and asks again for what is missing, so that a service that was restarted
 //! midway costs only the items it had not sent.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow};
+use prost::Message as _;
 use proto::{
     dataset::v1::{Conversation, Image, ItemFailure, Prompt},
     dialogue::v1::{
@@ -16,7 +20,7 @@ use proto::{
     },
     promptgen::v1::{GeneratePromptsRequest, PromptItem, generate_prompts_response},
 };
-use runtime::explain;
+use runtime::{error::retry_after, explain};
 use tonic::{Code, Status, Streaming};
 
 use crate::{
@@ -42,9 +46,20 @@ pub(super) enum Message<T> {
     Done(String, Result<T, ItemFailure>),
 }
 
-/// Tries in which a stage must bring at least one new item before the run gives up on it.
-const FRUITLESS_TRIES: u32 = 6;
+/// Tries in which a stage must bring at least one new item before the run gives up on it: about
+/// two minutes, in which a service can be restarted.
+const FRUITLESS_TRIES: u32 = 14;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Bytes of pictures in one request for dialogues; services take messages of 16 MiB.
+const MAX_DIALOGUE_BYTES: usize = 8 << 20;
+
+/// The pause before the next try: longer each time, or as long as the service asked for.
+fn pause(fruitless: u32, status: Option<&Status>) -> Duration {
+    let backoff = FIRST_PAUSE.saturating_mul(1 << (fruitless - 1).min(16));
+    let asked = status.and_then(retry_after);
+    asked.unwrap_or(backoff).min(LONGEST_PAUSE)
+}
 
 /// Asks promptgen for prompts.
 pub(super) async fn prompts(
@@ -132,8 +147,31 @@ pub(super) async fn images(
     .await
 }
 
-/// Asks dialogue for conversations.
+/// Asks dialogue for conversations, in requests that services take.
 pub(super) async fn dialogues(
+    suite: &Suite,
+    seed: u64,
+    settings: &DialogueSettings,
+    items: Vec<DialogueItem>,
+) -> Result<Outcomes<Conversation>> {
+    let mut outcomes = Outcomes::new();
+    let mut request = Vec::new();
+    let mut size_bytes = 0;
+    for item in items {
+        let item_bytes = item.encoded_len();
+        if size_bytes + item_bytes > MAX_DIALOGUE_BYTES && !request.is_empty() {
+            let items = std::mem::take(&mut request);
+            outcomes.extend(some_dialogues(suite, seed, settings, items).await?);
+            size_bytes = 0;
+        }
+        size_bytes += item_bytes;
+        request.push(item);
+    }
+    outcomes.extend(some_dialogues(suite, seed, settings, request).await?);
+    Ok(outcomes)
+}
+
+async fn some_dialogues(
     suite: &Suite,
     seed: u64,
     settings: &DialogueSettings,
@@ -193,12 +231,13 @@ pub(super) async fn disagreements(
         .collect())
 }
 
-/// Cosines of a picture with texts, in their order; `None` where no model measures them.
+/// Cosines of a picture with texts, in their order; `None` where no model measures them, a failure
+/// where this picture cannot be measured.
 pub(super) async fn alignment(
     suite: &Suite,
     image: Image,
     texts: Vec<String>,
-) -> Result<Option<Vec<f32>>> {
+) -> Result<Result<Option<Vec<f32>>, ItemFailure>> {
     let request = ScoreImagesRequest {
         items: vec![ScoreItem {
             image: Some(image),
@@ -214,14 +253,13 @@ pub(super) async fn alignment(
     .await;
     match reply {
         Ok(reply) => match reply.scores.into_iter().next() {
-            Some(score) if score.failure.is_none() => Ok(Some(score.alignment_cosine)),
-            Some(score) => Err(anyhow!(
-                "a picture could not be scored: {}",
-                score.failure.unwrap_or_default().message
-            )),
+            Some(score) => Ok(match score.failure {
+                None => Ok(Some(score.alignment_cosine)),
+                Some(failure) => Err(failure),
+            }),
             None => Err(anyhow!("image scoring answered without a score")),
         },
-        Err(error) if is_unimplemented(&error) => Ok(None),
+        Err(error) if is_unimplemented(&error) => Ok(Ok(None)),
         Err(error) => Err(error),
     }
 }
@@ -251,7 +289,19 @@ where
             return Ok(outcomes);
         }
         let before = outcomes.len();
-        let status = drain(call(missing).await, &read, &mut outcomes).await.err();
+        let is_last_try = fruitless + 1 == FRUITLESS_TRIES;
+        let mut wanted: HashSet<String> = missing.iter().map(|item| id(item).clone()).collect();
+        let keep = |id, outcome| {
+            let is_worth_another = |failure: &ItemFailure| failure.retryable && !is_last_try;
+            if outcome.as_ref().is_err_and(is_worth_another) {
+                return;
+            }
+            // An id that nobody asked for, or that came before, brings nothing.
+            if wanted.remove(&id) {
+                outcomes.insert(id, outcome);
+            }
+        };
+        let status = drain(call(missing).await, &read, keep).await.err();
         if let Some(status) = &status
             && !is_worth_retrying(status)
         {
@@ -263,14 +313,13 @@ where
             fruitless + 1
         };
         if fruitless == FRUITLESS_TRIES {
-            let why = status.map_or_else(
-                || "it ended its stream early".to_owned(),
-                |status| explain(&status),
-            );
+            let why = status
+                .as_ref()
+                .map_or_else(|| "it ended its stream early".to_owned(), explain);
             return Err(anyhow!("{why}")).context(StageFailed(stage.to_owned()));
         }
         if fruitless > 0 {
-            tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(fruitless - 1)).await;
+            tokio::time::sleep(pause(fruitless, status.as_ref())).await;
         }
     }
 }
@@ -278,12 +327,12 @@ where
 async fn drain<T, M>(
     stream: Result<Streaming<M>, Status>,
     read: impl Fn(M) -> Message<T>,
-    outcomes: &mut Outcomes<T>,
+    mut keep: impl FnMut(String, Result<T, ItemFailure>),
 ) -> Result<(), Status> {
     let mut stream = stream?;
     while let Some(message) = stream.message().await? {
         if let Message::Done(id, outcome) = read(message) {
-            outcomes.insert(id, outcome);
+            keep(id, outcome);
         }
     }
     Ok(())
@@ -299,8 +348,8 @@ where
         match call().await {
             Ok(reply) => return Ok(reply.into_inner()),
             Err(status) if is_worth_retrying(&status) && tries + 1 < FRUITLESS_TRIES => {
-                tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(tries)).await;
                 tries += 1;
+                tokio::time::sleep(pause(tries, Some(&status))).await;
             }
             Err(status) => {
                 let unimplemented = status.code() == Code::Unimplemented;

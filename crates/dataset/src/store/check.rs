@@ -13,13 +13,7 @@ pub(super) fn check(plan: &Plan, partition: &Partition, samples: &[Sample]) -> R
     let mut next_slot = partition.slots().start;
     for sample in samples {
         let faults = place(plan, partition, next_slot, sample)
-            .or_else(|| {
-                sample
-                    .images
-                    .iter()
-                    .find_map(|image| image_fault(image, &sample.id))
-            })
-            .or_else(|| conversation_fault(sample))
+            .or_else(|| fault(sample))
             .or_else(|| sample.gates.iter().find_map(gate_fault));
         if let Some(reason) = faults {
             return Err(Error::Sample {
@@ -31,6 +25,15 @@ pub(super) fn check(plan: &Plan, partition: &Partition, samples: &[Sample]) -> R
         next_slot = sample.slot + 1;
     }
     Ok(())
+}
+
+/// What is wrong with a sample's own parts, its place and its gates aside: ask before a commit,
+/// which refuses the whole partition for one such sample.
+pub fn fault(sample: &Sample) -> Option<&'static str> {
+    let mut images = sample.images.iter();
+    images
+        .find_map(|image| image_fault(image, &sample.id))
+        .or_else(|| conversation_fault(sample))
 }
 
 fn place(

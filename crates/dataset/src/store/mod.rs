@@ -26,6 +26,7 @@ mod reader;
 mod root;
 mod writer;
 
+pub use check::fault;
 pub use error::Error;
 pub use manifest::{PartitionManifest, PartitionTally, ShardEntry, Statistics};
 pub use reader::Reader;
