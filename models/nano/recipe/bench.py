@@ -86,7 +86,15 @@ def ask(ability, kind, wanted, rng):
         if fitting:
             question = rng.choice(fitting)
             answers = [wanted] if kind == "yes_no" else accepted(ability, *combo)
+            if kind == "either_or" and not decides(question[2], answers):
+                question = next(q for q in fitting if decides(q[2], answers))
             return combo, question[2], answers
+
+
+def decides(question, answers):
+    """Whether just one of the two things offered is an accepted answer."""
+    sides = question.lower().split(" or ")
+    return [any(a in side for a in answers) for side in sides].count(True) == 1
 
 
 def _odd_choice(rng):
