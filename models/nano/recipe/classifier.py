@@ -92,7 +92,21 @@ def main():
     model = Classifier().to(memory_format=torch.channels_last)
     ema = Ema(model, 0.998)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.02)
-    budget, step, losses = Budget(args.minutes), 0, []
+    file, step, spent_s, losses = work / "classifier.pt", 0, 0.0, []
+    if file.exists():
+        state = torch.load(file)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema.shadow, ema.steps, step, spent_s = state["ema"], state["step"], state["step"], state["spent_s"]
+        # Random numbers from here on: others than those of the first steps.
+        rng = np.random.default_rng([1, step])
+        torch.manual_seed(1 + step * 64)
+    budget, saved = Budget(args.minutes, spent_s), time.monotonic()
+
+    def checkpoint():
+        save(file, {"model": model.state_dict(), "ema": ema.shadow, "step": step,
+                    "optimizer": optimizer.state_dict(), "spent_s": budget.spent_s})
+
     while budget.share < 1:
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * learning_rate_share(step, budget.share, constant_share=0.3)
@@ -109,7 +123,10 @@ def main():
         step += 1
         if step % 100 == 0:
             print(f"step {step} minute {budget.spent_s / 60:.1f} loss {np.mean(losses[-100:]):.3f}", flush=True)
-    save(work / "classifier.pt", {"ema": ema.shadow, "step": step})
+        if time.monotonic() - saved > 60:
+            checkpoint()
+            saved = time.monotonic()
+    checkpoint()
     model = load(work)
     for name, rows in (("seen", np.sort(rng.choice(seen, 1000))), ("held out", np.flatnonzero(pictures.held_out))):
         print(name, accuracy(model, pictures, rows), flush=True)

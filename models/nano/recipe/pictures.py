@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from checkpoints import save
 from vocabulary import combinations, is_held_out
 from world import VARIANTS, Art, render
 
@@ -48,7 +49,9 @@ class Pictures:
         self.held_out = np.array([is_held_out(*c) for c in self.combos])
         cache = work / "pictures.npy"
         if not cache.exists():
-            np.save(cache, self._render(generator_art(work)))
+            beside = cache.with_suffix(".part.npy")
+            np.save(beside, self._render(generator_art(work)))
+            os.replace(beside, cache)
         self.pixels = np.load(cache, mmap_mode="r")
         if len(self.pixels) != len(self.combos):
             raise SystemExit(f"{cache} is of another world.toml: delete it and run again")
@@ -69,7 +72,7 @@ class LinearLatents:
     def __init__(self, work, pictures):
         cache = work / "pca.pt"
         if not cache.exists():
-            torch.save(_fit(pictures), cache)
+            save(cache, _fit(pictures))
         fitted = torch.load(cache)
         self.mean, self.basis, self.scale = fitted["mean"], fitted["basis"], fitted["scale"]
 

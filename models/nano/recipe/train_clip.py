@@ -112,6 +112,12 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.ema.shadow, self.ema.steps = state["ema"], state["step"]
             self.step, self.spent_s = state["step"], state["spent_s"]
+            self._seed()
+
+    def _seed(self):
+        """Random numbers from here on after a restart: others than those of the first steps."""
+        self.rng = self.captions.rng = np.random.default_rng([2, self.step])
+        torch.manual_seed(2 + self.step * 64)
 
     def checkpoint(self, budget):
         save(self.file, {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "ema": self.ema.shadow, "step": self.step,
