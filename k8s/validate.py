@@ -25,6 +25,8 @@ K8S = Path(__file__).resolve().parent
 SERVICES = ("promptgen", "diffusion", "dialogue", "trainer", "eval")
 # The oldest version that has every field used here switched on (the preStop sleep), and the newest known.
 KUBERNETES_VERSIONS = ("1.30", kubernetes_validate.latest_version())
+# Those with jobs: a job lives on the board of the one pod that took it.
+SERVICES_WITH_JOBS = ("trainer", "eval")
 CALLS_PORT, HEALTH_PORT = 50051, 50052
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 # Kubernetes kinds that hold a pod template.
@@ -194,6 +196,9 @@ def check_service(objects, name, tally):
     check_stop(name, pod, settings(objects, pod), tally)
     check_guards(name, pod, settings(objects, pod), tally)
     check_budget(objects, deployment, tally)
+    check_artefacts(name, pod, settings(objects, pod), tally)
+    if name in SERVICES_WITH_JOBS:
+        check_single(name, deployment["spec"], tally)
 
 
 def check_headless(service, deployment, tally):
@@ -252,6 +257,21 @@ def check_budget(objects, deployment, tally):
     tally.check(has_budget == (replicas > 1), text)
 
 
+def check_artefacts(name, pod, environment, tally):
+    """Whoever is told of the artefact root mounts it, and nobody else does."""
+    volumes = {v["name"] for v in pod["volumes"] if v.get("persistentVolumeClaim", {}).get("claimName") == "artefacts"}
+    mounted = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if mount["name"] in volumes]
+    told = [root for root in [environment.get("DIPTYCH_ARTEFACT_ROOTS")] if root]
+    tally.check(mounted == told, f"{name} mounts artefacts at {mounted} and is told of them at {told}")
+
+
+def check_single(name, spec, tally):
+    """A second pod, also one that a rollout brings for a moment, knows nothing of the first one's jobs."""
+    replicas, strategy = spec.get("replicas", 1), spec.get("strategy", {}).get("type", "RollingUpdate")
+    tally.check(replicas == 1, f"{name} has jobs and {replicas} replicas")
+    tally.check(strategy == "Recreate", f"{name} has jobs and is replaced by {strategy}")
+
+
 # The whole
 
 
@@ -263,15 +283,27 @@ def check_no_insecure(objects, tally):
 
 
 def check_environment_is_read(objects, tally):
-    """A misspelt variable is silence; so each must stand in the options of some program."""
-    sources = [*K8S.parent.glob("crates/*/src/**/*.rs"), *K8S.parent.glob("services/*/src/**/*.rs")]
-    read = set(re.findall(r'env = "(\w+)"', "".join(path.read_text() for path in sources)))
-    read |= {"SSL_CERT_FILE", "SSL_CERT_DIR", "RUST_LOG"}
+    """A variable that nobody reads is silence; so each must stand in the options of its own program."""
     for workload in kinds(objects, "Deployment", "Job"):
-        pod = workload["spec"]["template"]["spec"]
-        if workload["metadata"]["name"] in SERVICES:
-            unknown = sorted(set(settings(objects, pod)) - read)
-            tally.check(not unknown, f"{label(workload)} sets {', '.join(unknown)}, which nothing reads")
+        pod, name = workload["spec"]["template"]["spec"], workload["metadata"]["name"]
+        if name in SERVICES:
+            unknown = ", ".join(sorted(set(settings(objects, pod)) - variables(name)))
+            tally.check(not unknown, f"{label(workload)} sets {unknown}, which {name} does not read")
+
+
+@functools.cache
+def variables(name):
+    """What a service reads: the options of its own crate, and the blocks of the runtime among them."""
+    own, runtime = source(f"services/{name}"), source("crates/runtime")
+    blocks = dict(re.findall(r"^pub struct (\w+) \{\n(.*?)^\}", runtime, re.MULTILINE | re.DOTALL))
+    flattened = re.findall(r"#\[command\(flatten\)\]\s+(?:pub )?\w+: (\w+)", own)
+    options = own + "".join(blocks.get(block, "") for block in flattened)
+    # The last three are read by the libraries below.
+    return {*re.findall(r'env = "(\w+)"', options), "SSL_CERT_FILE", "SSL_CERT_DIR", "RUST_LOG"}
+
+
+def source(crate):
+    return "".join(path.read_text() for path in sorted(K8S.parent.glob(f"{crate}/src/**/*.rs")))
 
 
 def check_references(objects, tally):

@@ -97,6 +97,12 @@ def without_default_deny(objects):
     policy["spec"]["policyTypes"] = ["Ingress"]
 
 
+def with_artefacts_for_dialogue(objects):
+    claim = {"name": "artefacts", "persistentVolumeClaim": {"claimName": "artefacts"}}
+    pod(objects, "dialogue")["volumes"].append(claim)
+    container(objects, "dialogue")["volumeMounts"].append({"name": "artefacts", "mountPath": "/artefacts"})
+
+
 # What goes wrong: (words of the sentence that must come, how to do it).
 MISTAKES = {
     "a misspelt field": ("not valid", lambda o: deployment(o)["spec"].update(replcas=2)),
@@ -110,7 +116,17 @@ MISTAKES = {
         "no mounted Secret",
         lambda o: config(o)["data"].update(DIPTYCH_TOKEN_FILE="/usr/share/diptych/token"),
     ),
-    "a misspelt variable": ("nothing reads", lambda o: config(o)["data"].update(DIPTYCH_LISTN="x")),
+    "a misspelt variable": ("does not read", lambda o: config(o)["data"].update(DIPTYCH_LISTN="x")),
+    "a variable of another program": (
+        "dialogue sets REDIS_URL, which dialogue does not read",
+        lambda o: container(o, "dialogue")["env"].append({"name": "REDIS_URL", "value": "x"}),
+    ),
+    "artefacts where nobody asked for them": ("mounts artefacts", with_artefacts_for_dialogue),
+    "two boards of jobs": ("eval has jobs", lambda o: deployment(o, "eval")["spec"].update(replicas=2)),
+    "two boards during a rollout": (
+        "trainer has jobs",
+        lambda o: deployment(o, "trainer")["spec"].update(strategy={"type": "RollingUpdate"}),
+    ),
     "a writable Secret": ("writable", lambda o: mount(o, "tls").pop("readOnly")),
     "root": ("as root", lambda o: pod(o)["securityContext"].pop("runAsNonRoot")),
     "no seccomp profile": ("seccomp", lambda o: pod(o)["securityContext"].pop("seccompProfile")),

@@ -25,6 +25,26 @@ note() {
     table+=("$(printf '%-24s %5d passed, %d failed' "$name" "$good" "$bad")")
 }
 
+# From cargo's messages: a line `binary crate` for each binary of tests. The names alone would not
+# do, since several crates have a `contract`.
+test_binaries() {
+    sed -nE 's|.*"package_id":"[^"]*/([^/"#]+)#(([^"@]+)@)?[^"@]*".*"executable":"[^"]*/([^/"]+)".*|\4 \3 \1|p' | awk '{print $1, $2}'
+}
+
+# From those lines and the output of `cargo test`: a line `crate passed failed` for each crate with
+# tests, its doc-tests among them. A binary that ends without its result has failed.
+count_by_crate() {
+    awk '
+        function begin(name) { finish(); crate = name; running = 1 }
+        function finish() { if (running) bad[crate]++; running = 0 }
+        FILENAME == ARGV[1] { owner[$1] = $2; next }
+        /^ +Running .*\(.*\)$/ { name = $NF; gsub(/^.*\/|\)$/, "", name); begin(name in owner ? owner[name] : name) }
+        /^ +Doc-tests / { begin($2) }
+        /^test result: / { running = 0; good[crate] += $4; bad[crate] += $6 }
+        END { finish(); for (name in bad) if (good[name] + bad[name]) print name, good[name] + 0, bad[name] }
+    ' "$1" "$2" | sort
+}
+
 run_rust() {
     local log="$logs/rust.log" code
     if cargo nextest --version >/dev/null 2>&1; then
@@ -39,12 +59,14 @@ run_rust() {
         done
         if ((code != 0)) && ! grep -qE '^ *(FAIL|TIMEOUT|SIG)' "$log"; then note "rust" "$code" 0 0; fi
     else
+        local crate good bad failed_before=$failed
+        cargo test --workspace --release --no-run --message-format json 2>/dev/null | test_binaries >"$logs/rust-binaries.txt"
         cargo test --workspace --release --no-fail-fast 2>&1 | tee "$log"
         code=${PIPESTATUS[0]}
-        local good bad
-        good=$(sed -nE 's/^test result: .* ([0-9]+) passed; .*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
-        bad=$(sed -nE 's/^test result: .* ([0-9]+) failed; .*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
-        note "rust" "$code" "$good" "$bad"
+        while read -r crate good bad; do
+            note "rust: $crate" 0 "$good" "$bad"
+        done < <(count_by_crate "$logs/rust-binaries.txt" "$log")
+        if ((code != 0 && failed == failed_before)); then note "rust" "$code" 0 0; fi
     fi
 }
 

@@ -4,9 +4,9 @@
 Usage: journey.py PATH-OF-DIPTYCH
 
 Starts `diptych up` on free ports with a Redis of its own, walks one sample through promptgen,
-diffusion and dialogue, trains a step on it, asks the model about its picture, and is refused where
-it should be. Half-way Redis is killed, and the same calls must give the same results. Prints a line
-per check and `N passed, N failed` last. Needs redis-server, grpcio, grpcio-tools,
+diffusion and dialogue, trains on it, asks the model about its picture, and is refused where it
+should be. Then Redis is killed, and the same calls to all five must give the same results. Prints
+a line per check and `N passed, N failed` last. Needs redis-server, grpcio, grpcio-tools,
 grpcio-health-checking and grpcio-status.
 """
 
@@ -58,12 +58,14 @@ def main():
             calls = Calls(endpoints, folder / "shared")
             check_health(tally, endpoints)
             first = walk(tally, calls, "with Redis")
+            trained = train_and_ask(tally, calls, first, "with Redis")
             check_refusals(tally, calls)
             server["process"].kill()
             server["process"].wait()
             second = walk(tally, calls, "after Redis was killed")
             tally.check(first == second, "the same calls gave the same prompt, picture and dialogue")
-            train_and_ask(tally, calls, first)
+            trained_again = train_and_ask(tally, calls, second, "after Redis was killed")
+            tally.check(trained == trained_again, "the same training gave the same loss and the same answer")
     print(f"{tally.passed} passed, {tally.failed} failed")
     return 0 if tally.failed == 0 and tally.passed else 1
 
@@ -193,8 +195,10 @@ def walk(tally, calls, when):
     return prompt, image, conversation
 
 
-def train_and_ask(tally, calls, sample):
-    """A training step on the walked sample, as LLaVA JSON, then a question to the trained model."""
+def train_and_ask(tally, calls, sample, when):
+    """Two training steps on the walked sample, as LLaVA JSON, then a question to the trained model."""
+    folder = calls.shared / when.replace(" ", "-")
+    folder.mkdir()
     prompt, image, conversation = sample
     training = stub("trainer.v1.training")
     trainer = stub("trainer.v1.trainer_service")
@@ -203,7 +207,7 @@ def train_and_ask(tally, calls, sample):
     artefact = stub("dataset.v1.artefact").Artefact
     job = stub("job.v1.job")
 
-    (calls.shared / "fox.png").write_bytes(image.data)
+    (folder / "fox.png").write_bytes(image.data)
     question, answer = conversation.turns[0].text, conversation.turns[1].text
     rows = [
         {
@@ -213,7 +217,7 @@ def train_and_ask(tally, calls, sample):
         }
         for number in range(4)
     ]
-    data = calls.shared / "data.json"
+    data = folder / "data.json"
     data.write_text(json.dumps(rows))
     stage = training.TrainingStage(
         name="instruct",
@@ -227,23 +231,24 @@ def train_and_ask(tally, calls, sample):
         base_model="builtin:nano-llava",
         stages=[stage],
         seed=1,
-        output=artefact(uri=(calls.shared / "trained").as_uri() + "/"),
+        output=artefact(uri=(folder / "trained").as_uri() + "/"),
     )
-    request = trainer.CreateTrainingJobRequest(request_id="journey", spec=spec)
+    request = trainer.CreateTrainingJobRequest(request_id=f"journey-{folder.name}", spec=spec)
     created = calls.trainer.CreateTrainingJob(request).job
     again = calls.trainer.CreateTrainingJob(request).job
-    tally.check(created.job.id == again.job.id, "trainer: creating twice gave one job")
+    tally.check(created.job.id == again.job.id, f"{when}: creating a job twice gave one")
     watched = list(calls.trainer.WatchTrainingJob(trainer.WatchTrainingJobRequest(id=created.job.id)))
     last = watched[-1].job
     tally.check(
         last.job.state == job.JOB_STATE_SUCCEEDED and last.result.final_loss > 0,
-        f"trainer: {last.progress.done_step_count} steps, last loss {last.result.final_loss:.3f} {last.job.error}",
+        f"{when}: trainer took {last.progress.done_step_count} steps, last loss {last.result.final_loss:.3f} {last.job.error}",
     )
     item = eval_service.QuestionItem(question_id="q", images=[image], text=question)
     model = evaluation.Candidate(checkpoint=last.result.model)
     request = eval_service.AnswerQuestionsRequest(model=model, items=[item], max_new_token_count=8)
     reply = list(calls.eval.AnswerQuestions(request))[0]
-    tally.check(reply.WhichOneof("result") == "answer", f"eval: the trained model said “{reply.answer.text}”")
+    tally.check(reply.WhichOneof("result") == "answer", f"{when}: eval had the trained model say “{reply.answer.text}”")
+    return last.result.final_loss, reply.answer.text
 
 
 def check_refusals(tally, calls):
