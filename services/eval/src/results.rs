@@ -9,7 +9,7 @@ use crate::{
     benchmark::Question,
     scoring::Verdict,
     spec::{Artefact, EvaluationSpec},
-    statistics::{self, Bootstrap, Key, Scores},
+    statistics::{self, Bootstrap, Key, Replicas, Scores},
 };
 
 /// Name of the row of all abilities together.
@@ -167,19 +167,14 @@ fn clusters(sat: &Sat<'_>, members: &[usize]) -> Vec<usize> {
 }
 
 /// Series 2c is candidate c, series 2c + 1 the same with shuffled pictures.
-fn series(sat: &Sat<'_>, members: &[usize]) -> Vec<Scores> {
-    let of = |replicas: &[Vec<Verdict>]| -> Scores {
+fn series(sat: &Sat<'_>, members: &[usize]) -> Vec<Replicas> {
+    let scores = |verdicts: &Vec<Verdict>| -> Scores {
         members
             .iter()
-            .map(|&member| {
-                let scores: Vec<f64> = replicas
-                    .iter()
-                    .map(|verdicts| verdicts[member].score())
-                    .collect();
-                statistics::mean(&scores)
-            })
+            .map(|&member| verdicts[member].score())
             .collect()
     };
+    let of = |replicas: &[Vec<Verdict>]| -> Replicas { replicas.iter().map(scores).collect() };
     sat.sittings
         .iter()
         .flat_map(|sitting| [of(&sitting.own), of(&sitting.shuffled)])
@@ -448,31 +443,37 @@ mod tests {
     }
 
     #[test]
-    fn replicas_are_averaged_and_a_picture_is_one_draw() {
+    fn replicas_and_pictures_are_both_drawn_and_replicas_are_paired() {
         let questions = [question("color", 0), question("color", 1)];
-        let sitting = Sitting {
-            own: vec![
-                vec![Right, Wrong],
-                vec![Right, Unreadable],
-                vec![Wrong, Wrong],
-            ],
+        let sitting = |own: [[Verdict; 2]; 3]| Sitting {
+            own: own.map(Vec::from).to_vec(),
             shuffled: Vec::new(),
         };
         let sat = Sat {
             name: "b",
             questions: &questions,
             pictures: vec!["same", "same"],
-            sittings: vec![sitting],
+            sittings: vec![
+                sitting([[Wrong, Wrong], [Right, Unreadable], [Wrong, Wrong]]),
+                sitting([[Right, Wrong], [Right, Right], [Right, Wrong]]),
+            ],
         };
         let mut tables = Tables::default();
-        tables.add(&spec(&["one"], false), &sat);
+        tables.add(&spec(&["control", "synthetic"], false), &sat);
         let row = &tables.abilities[0];
-        let third = 1.0 / 3.0;
-        assert!(
-            (row.accuracy.mean - third).abs() < 1e-12
-                && (row.accuracy.low - row.accuracy.high).abs() < 1e-12
-        );
+        // There is one picture to draw; of the 27 draws of replicas with 0, 1/2 and 0, one has the
+        // mean 1/2, which is more than 2.5 % of all.
+        close(row.accuracy, [1.0 / 6.0, 0.0, 0.5]);
         assert_eq!((row.unparsed_count, row.shuffled_accuracy), (1, None));
-        assert!(tables.comparisons.is_empty());
+        // Each replica gains 1/2 on the one of its seed.
+        assert_eq!(tables.comparisons.len(), 2);
+        close(tables.comparisons[0].gain, [0.5; 3]);
+    }
+
+    fn close(actual: Interval, expected: [f64; 3]) {
+        let Interval { mean, low, high } = actual;
+        for (actual, expected) in [mean, low, high].into_iter().zip(expected) {
+            assert!((actual - expected).abs() < 1e-12, "{actual} {expected}");
+        }
     }
 }

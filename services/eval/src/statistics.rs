@@ -1,9 +1,17 @@
-//! Accuracy and what it is worth: percentile bootstrap over pictures, paired differences, p-values,
-//! Holm's correction.
+//! Accuracy and what it is worth: percentile bootstrap over trainings and pictures, paired
+//! differences, p-values, Holm's correction.
 //!
 //! Questions on one picture stand or fall together, so pictures are resampled and not questions
-//! (Miller, arXiv 2411.00640). All series of a benchmark are resampled by the same draws; the
-//! difference of two of them is thereby paired.
+//! (Miller, arXiv 2411.00640). What was trained several times is a sample of trainings as well, and
+//! every training answers on every picture: both are resampled, each by itself, and a resample
+//! holds the drawn trainings on the drawn pictures (Owen's pigeonhole bootstrap, arXiv 0712.1111).
+//! All series of a benchmark are resampled by the same draws, those with equally many replicas by
+//! the same draw of replicas; the difference of two of them is thereby paired.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -20,8 +28,12 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// One way of answering: a score per question, in an order shared by all series.
+/// What one model got for its answers: a score per question, in an order shared by all series.
 pub type Scores = Vec<f64>;
+
+/// One way of answering: the scores of each of its trainings. Index k of one series and index k of
+/// another with equally many were trained with the same seed.
+pub type Replicas = Vec<Scores>;
 
 /// Means of several series, resampled together.
 #[derive(Debug, Clone)]
@@ -33,23 +45,34 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Resamples the clusters of questions `resample_count` times with replacement.
+    /// Resamples the replicas and the clusters of questions `resample_count` times with replacement.
     ///
-    /// `clusters` holds each question's cluster, such as the index of its picture; every series
+    /// `clusters` holds each question's cluster, such as the index of its picture; every replica
     /// has one score per question. `key` decides the random numbers, so that a row's interval does
-    /// not depend on which rows were drawn before it.
-    pub fn draw(clusters: &[usize], series: &[Scores], resample_count: u32, key: &Key<'_>) -> Self {
-        let means = series.iter().map(|scores| mean(scores)).collect();
+    /// not depend on which rows were drawn before it. Draws of replicas take none of those that
+    /// pictures take, so a series with one replica has the interval that pictures alone give.
+    pub fn draw(
+        clusters: &[usize],
+        series: &[Replicas],
+        resample_count: u32,
+        key: &Key<'_>,
+    ) -> Self {
         let sums = ClusterSums::new(clusters, series);
-        let mut random = key.random();
+        let (mut pictures, mut trainings) = (key.random(), Trainings::new(series, key));
         let mut resampled = vec![Vec::with_capacity(resample_count as usize); series.len()];
         for _ in 0..resample_count {
-            let draw = sums.resample(&mut random);
-            for (series, total) in resampled.iter_mut().zip(draw.totals) {
-                series.push(total / draw.count);
+            let draw = sums.resample(&mut pictures);
+            trainings.redraw();
+            for (series, columns) in resampled.iter_mut().zip(&sums.columns) {
+                let answer_count = draw.question_count * columns.len().max(1) as f64;
+                series.push(trainings.total(&draw.totals[columns.clone()]) / answer_count);
             }
         }
-        Self { means, resampled }
+        let means = series.iter().map(|replicas| mean(&replicas.concat()));
+        Self {
+            means: means.collect(),
+            resampled,
+        }
     }
 
     /// Mean of a series with its percentile interval.
@@ -119,56 +142,103 @@ pub fn mean(values: &[f64]) -> f64 {
     }
 }
 
-/// Scores summed by cluster: what a resample adds up.
+/// Scores summed by cluster and replica: what a resample adds up.
 struct ClusterSums {
     /// Questions of each cluster.
-    counts: Vec<f64>,
-    /// By cluster, then by series.
-    totals: Vec<Vec<f64>>,
-    series_count: usize,
+    question_counts: Vec<f64>,
+    /// By cluster, then by replica of all series, end to end.
+    totals: Vec<f64>,
+    /// Each series' replicas among those of all.
+    columns: Vec<Range<usize>>,
+    replica_count: usize,
 }
 
-/// One resample.
+/// One draw of pictures.
 struct Draw {
-    count: f64,
+    question_count: f64,
+    /// By replica of all series.
     totals: Vec<f64>,
 }
 
 impl ClusterSums {
-    fn new(clusters: &[usize], series: &[Scores]) -> Self {
+    fn new(clusters: &[usize], series: &[Replicas]) -> Self {
         let mut names: Vec<usize> = clusters.to_vec();
         names.sort_unstable();
         names.dedup();
-        let mut counts = vec![0.0; names.len()];
-        let mut totals = vec![vec![0.0; series.len()]; names.len()];
+        let mut replica_count = 0;
+        let columns = series.iter().map(|replicas| {
+            let first = replica_count;
+            replica_count += replicas.len();
+            first..replica_count
+        });
+        let columns = columns.collect();
+        let mut question_counts = vec![0.0; names.len()];
+        let mut totals = vec![0.0; names.len() * replica_count];
         for (question, cluster) in clusters.iter().enumerate() {
             let index = names.partition_point(|name| name < cluster);
-            counts[index] += 1.0;
-            for (total, scores) in totals[index].iter_mut().zip(series) {
+            question_counts[index] += 1.0;
+            let own = &mut totals[index * replica_count..][..replica_count];
+            for (total, scores) in own.iter_mut().zip(series.iter().flatten()) {
                 *total += scores[question];
             }
         }
         Self {
-            counts,
+            question_counts,
             totals,
-            series_count: series.len(),
+            columns,
+            replica_count,
         }
     }
 
     fn resample(&self, random: &mut ChaCha8Rng) -> Draw {
         let mut draw = Draw {
-            count: 0.0,
-            totals: vec![0.0; self.series_count],
+            question_count: 0.0,
+            totals: vec![0.0; self.replica_count],
         };
-        for _ in 0..self.counts.len() {
-            let cluster = random.random_range(0..self.counts.len());
-            draw.count += self.counts[cluster];
-            for (total, own) in draw.totals.iter_mut().zip(&self.totals[cluster]) {
+        for _ in 0..self.question_counts.len() {
+            let cluster = random.random_range(0..self.question_counts.len());
+            draw.question_count += self.question_counts[cluster];
+            let own = &self.totals[cluster * self.replica_count..][..self.replica_count];
+            for (total, own) in draw.totals.iter_mut().zip(own) {
                 *total += own;
             }
         }
-        draw.count = draw.count.max(1.0);
+        draw.question_count = draw.question_count.max(1.0);
         draw
+    }
+}
+
+/// Which replicas a resample holds: one draw for each number of replicas that a series has.
+struct Trainings {
+    drawn: BTreeMap<usize, (ChaCha8Rng, Vec<usize>)>,
+}
+
+impl Trainings {
+    fn new(series: &[Replicas], key: &Key<'_>) -> Self {
+        let counts: BTreeSet<usize> = series.iter().map(Vec::len).collect();
+        let draws = counts.into_iter().map(|count| {
+            let mut random = key.random();
+            // Stream 0 draws the pictures.
+            random.set_stream(count as u64);
+            (count, (random, vec![0; count]))
+        });
+        Self {
+            drawn: draws.collect(),
+        }
+    }
+
+    fn redraw(&mut self) {
+        for (&count, (random, places)) in &mut self.drawn {
+            for place in places {
+                *place = random.random_range(0..count);
+            }
+        }
+    }
+
+    /// Sum over the drawn ones of a series' replicas, each as often as it was drawn.
+    fn total(&self, totals: &[f64]) -> f64 {
+        let (_, places) = &self.drawn[&totals.len()];
+        places.iter().map(|&place| totals[place]).sum()
     }
 }
 
@@ -232,7 +302,7 @@ mod tests {
     fn the_interval_of_single_questions_is_the_binomial_one() {
         // tests/reference/statistics.py, `binomial_quantiles(100, 0.6)`: 50 and 69 of 100.
         let (clusters, right) = scores(60, 100);
-        let interval = Bootstrap::draw(&clusters, &[right], 10_000, &KEY).interval(0);
+        let interval = Bootstrap::draw(&clusters, &[vec![right]], 10_000, &KEY).interval(0);
         close(interval.mean, 0.6, 1e-12);
         close(interval.low, 0.50, 0.011);
         close(interval.high, 0.69, 0.011);
@@ -243,7 +313,7 @@ mod tests {
         // 100 questions as 10 pictures of 10, 6 of them all right: the interval is that of n = 10.
         let clusters: Vec<usize> = (0..100).map(|i| i / 10).collect();
         let right = (0..100).map(|i| f64::from(u8::from(i < 60))).collect();
-        let interval = Bootstrap::draw(&clusters, &[right], 10_000, &KEY).interval(0);
+        let interval = Bootstrap::draw(&clusters, &[vec![right]], 10_000, &KEY).interval(0);
         // `binomial_quantiles(10, 0.6)`: 3 and 9 of 10.
         close(interval.low, 0.3, 1e-9);
         close(interval.high, 0.9, 1e-9);
@@ -255,7 +325,7 @@ mod tests {
         // so the interval is `binomial_quantiles(100, 0.1)` = 5 and 16 of 100, and p is small.
         let (clusters, first) = scores(50, 100);
         let (_, second) = scores(60, 100);
-        let bootstrap = Bootstrap::draw(&clusters, &[first, second], 10_000, &KEY);
+        let bootstrap = Bootstrap::draw(&clusters, &[vec![first], vec![second]], 10_000, &KEY);
         let (gain, p_value) = bootstrap.difference(1, 0);
         close(gain.mean, 0.1, 1e-12);
         close(gain.low, 0.05, 0.011);
@@ -286,15 +356,89 @@ mod tests {
         let zero = vec![0.0; 40];
         let clusters: Vec<usize> = (0..40).collect();
         let (_, p_value) =
-            Bootstrap::draw(&clusters, &[series, zero], 10_000, &KEY).difference(0, 1);
+            Bootstrap::draw(&clusters, &[vec![series], vec![zero]], 10_000, &KEY).difference(0, 1);
         close(p_value, 0.184, 0.02);
+    }
+
+    /// Scores of a model that gets `level` on every picture, and on odd ones `spread` more.
+    fn level(level: f64, spread: f64, count: usize) -> Scores {
+        (0..count)
+            .map(|i| level + if i % 2 == 1 { spread } else { 0.0 })
+            .collect()
+    }
+
+    fn gain(control: &[f64], synthetic: &[f64], spread: f64) -> (Interval, f64) {
+        let flat = |levels: &[f64]| levels.iter().map(|&l| level(l, 0.0, 100)).collect();
+        let odd = |levels: &[f64]| levels.iter().map(|&l| level(l, spread, 100)).collect();
+        let clusters: Vec<usize> = (0..100).collect();
+        Bootstrap::draw(&clusters, &[flat(control), odd(synthetic)], 10_000, &KEY).difference(1, 0)
+    }
+
+    #[test]
+    fn trainings_that_agree_give_the_interval_of_one() {
+        let (clusters, right) = scores(60, 100);
+        let (_, better) = scores(70, 100);
+        let one = [vec![right.clone()], vec![better.clone()]];
+        let three = [vec![right; 3], vec![better; 3]];
+        let one = Bootstrap::draw(&clusters, &one, 2_000, &KEY);
+        let three = Bootstrap::draw(&clusters, &three, 2_000, &KEY);
+        // To the bit, since the same pictures are drawn and scores are whole numbers.
+        assert_eq!(one.interval(0), three.interval(0));
+        assert_eq!(one.difference(1, 0), three.difference(1, 0));
+    }
+
+    #[test]
+    fn trainings_that_differ_widen_the_interval_of_the_gain() {
+        // Gains -0.3, 0 and 0.3 on every picture: of the 27 draws of three, one has the mean -0.3
+        // and one 0.3, each more than 2.5 % of all.
+        let (spread, p_value) = gain(&[0.5; 3], &[0.2, 0.5, 0.8], 0.0);
+        close(spread.mean, 0.0, 1e-12);
+        close(spread.low, -0.3, 1e-12);
+        close(spread.high, 0.3, 1e-12);
+        assert!(p_value > 0.5, "{p_value}");
+        // Gains 0, 0.3 and 0.6: one draw of 27 has a mean of at most 0.
+        let (_, p_value) = gain(&[0.25; 3], &[0.25, 0.55, 0.85], 0.0);
+        close(p_value, 2.0 / 27.0, 0.01);
+        // The same mean without spread.
+        let (none, _) = gain(&[0.5; 3], &[0.5; 3], 0.0);
+        close(none.high - none.low, 0.0, 1e-12);
+    }
+
+    #[test]
+    fn trainings_are_paired_by_their_seed_and_one_training_by_none() {
+        // Levels far apart, and the gain the same 0.1 at each seed.
+        let (paired, p_value) = gain(&[0.2, 0.5, 0.8], &[0.3, 0.6, 0.9], 0.0);
+        close(paired.low, 0.1, 1e-9);
+        close(paired.high, 0.1, 1e-9);
+        assert!(p_value < 0.001, "{p_value}");
+        // Against a baseline that was trained once, the levels count in full.
+        let (baseline, _) = gain(&[0.5], &[0.2, 0.5, 0.8], 0.0);
+        close(baseline.high - baseline.low, 0.6, 1e-9);
+        // 2 trainings and 3 are drawn each by itself: of 108 draws 1 has the gain 0.2 - 0.8, and 3
+        // have 0.3 - 0.8, where 2.5 % lie.
+        let (uneven, _) = gain(&[0.2, 0.8], &[0.2, 0.5, 0.8], 0.0);
+        close(uneven.low, -0.5, 1e-9);
+        close(uneven.high, 0.5, 1e-9);
+    }
+
+    #[test]
+    fn the_variance_is_that_of_trainings_plus_that_of_pictures() {
+        // Score of training k on picture i is a_k + b_i, so the variance of the resampled mean is
+        // Var(a) / 3 + Var(b) / 100 = 0.0006 / 3 + 0.04 / 100, with Var divided by the count. The
+        // mean of 10,000 squares is known to about 1.5 %.
+        let (clusters, levels) = ((0..100).collect::<Vec<_>>(), [0.27, 0.3, 0.33]);
+        let replicas = levels.map(|l| level(l, 0.4, 100)).to_vec();
+        let resampled = &Bootstrap::draw(&clusters, &[replicas], 10_000, &KEY).resampled[0];
+        let center = mean(resampled);
+        let squares: Vec<f64> = resampled.iter().map(|m| (m - center).powi(2)).collect();
+        close(mean(&squares) / (0.0006 / 3.0 + 0.04 / 100.0), 1.0, 0.06);
     }
 
     #[test]
     fn the_same_seed_gives_the_same_numbers_and_another_gives_others() {
         let (clusters, right) = scores(30, 70);
         let low = |key: &Key<'_>| {
-            Bootstrap::draw(&clusters, std::slice::from_ref(&right), 50, key)
+            Bootstrap::draw(&clusters, &[vec![right.clone()]], 50, key)
                 .interval(0)
                 .low
         };
