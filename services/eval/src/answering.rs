@@ -271,6 +271,12 @@ impl Model {
 }
 
 impl Ask {
+    /// Pixels of all its pictures.
+    pub(crate) fn pixel_count(&self) -> u64 {
+        let pictures = self.pictures.iter();
+        pictures.map(|picture| picture.pixel_count()).sum()
+    }
+
     /// The words with a mark for each picture before them.
     fn prompt(&self) -> String {
         // A caller's own `<image>` would ask for a picture that is not there.

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use image::RgbImage;
+use image::{DynamicImage, ImageDecoder as _, RgbImage};
 use proto::dataset::v1::QuestionKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
@@ -30,6 +30,10 @@ const MAX_QUESTION_COUNT: usize = 100_000;
 const MAX_PICTURE_BYTES: u64 = 4 << 20;
 /// Longest side of a picture, in pixels.
 const MAX_SIDE_PX: u32 = 8192;
+/// Pixels of a picture: 16 megapixels, which are 48 MiB when they are decoded.
+const MAX_PICTURE_PIXELS: u64 = 16 << 20;
+/// Memory of a decoder, in bytes: the largest picture with four channels of 16 bits.
+const MAX_DECODER_BYTES: u64 = 8 * MAX_PICTURE_PIXELS;
 
 /// A question about a picture, with its accepted answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,42 +178,87 @@ impl Benchmark {
     /// # Errors
     /// Names the file.
     pub fn picture(&self, image: &str) -> Result<Picture, Error> {
-        let path = self.folder.join(image);
-        let bytes = fs::read(&path).map_err(|source| Error::Read {
-            path: path.clone(),
-            source,
-        })?;
-        Picture::decode(&bytes).map_err(|reason| Error::Picture { path, reason })
+        Picture::read(&self.folder.join(image))
     }
 }
 
 impl Picture {
+    /// Reads and decodes a file.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        Self::check_file(path)?;
+        let bytes = fs::read(path).map_err(Error::read(path))?;
+        Self::decode(&bytes).map_err(Error::picture(path))
+    }
+
+    /// Looks at the length of a file, and not at its content.
+    ///
+    /// # Errors
+    /// What is no file, or a longer one than pictures may be.
+    pub fn check_file(path: &Path) -> Result<(), Error> {
+        let found = fs::metadata(path).map_err(Error::read(path))?;
+        if !found.is_file() {
+            return Err(Error::picture(path)("it is no file".into()));
+        }
+        check_size(found.len()).map_err(Error::picture(path))
+    }
+
     /// Decodes an encoded picture.
     ///
     /// # Errors
     /// One phrase on what is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        if bytes.len() as u64 > MAX_PICTURE_BYTES {
-            return Err(format!(
-                "{} bytes; at most {MAX_PICTURE_BYTES} are read",
-                bytes.len()
-            ));
-        }
+        check_size(bytes.len() as u64)?;
         let reader = image::ImageReader::new(io::Cursor::new(bytes)).with_guessed_format();
         let mut reader = reader.map_err(|error| error.to_string())?;
         let mut limits = image::Limits::default();
-        limits.max_image_width = Some(MAX_SIDE_PX);
-        limits.max_image_height = Some(MAX_SIDE_PX);
+        limits.max_alloc = Some(MAX_DECODER_BYTES);
         reader.limits(limits);
-        let pixels = reader
-            .decode()
-            .map_err(|error| error.to_string())?
-            .to_rgb8();
+        let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+        // The head was read, and nothing is decoded yet.
+        let (width_px, height_px) = decoder.dimensions();
+        if width_px.max(height_px) > MAX_SIDE_PX
+            || u64::from(width_px) * u64::from(height_px) > MAX_PICTURE_PIXELS
+        {
+            return Err(format!(
+                "{width_px} x {height_px} pixels; at most {MAX_SIDE_PX} on a side and \
+                 {MAX_PICTURE_PIXELS} in all are decoded"
+            ));
+        }
+        let pixels = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
         Ok(Self {
             sha256: models::weights::hex(&Sha256::digest(bytes)),
-            pixels,
+            pixels: pixels.into_rgb8(),
         })
     }
+
+    /// Pixels in all.
+    pub(crate) fn pixel_count(&self) -> u64 {
+        u64::from(self.pixels.width()) * u64::from(self.pixels.height())
+    }
+}
+
+impl Error {
+    fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Read { path, source }
+    }
+
+    fn picture(path: &Path) -> impl FnOnce(String) -> Self {
+        let path = path.to_owned();
+        move |reason| Self::Picture { path, reason }
+    }
+}
+
+fn check_size(size_bytes: u64) -> Result<(), String> {
+    if size_bytes > MAX_PICTURE_BYTES {
+        return Err(format!(
+            "{size_bytes} bytes; at most {MAX_PICTURE_BYTES} are read"
+        ));
+    }
+    Ok(())
 }
 
 fn parse(line: &str) -> Result<Question, String> {
@@ -346,5 +395,37 @@ mod tests {
             .expect_err("refused")
             .to_string();
         assert!(error.contains("has no questions"), "{error}");
+    }
+    #[test]
+    fn a_picture_of_too_many_pixels_is_refused_before_it_is_decoded_and_a_long_file_unread() {
+        let png = |width_px, height_px| {
+            let mut file = io::Cursor::new(Vec::new());
+            image::GrayImage::new(width_px, height_px)
+                .write_to(&mut file, image::ImageFormat::Png)
+                .expect("encodes");
+            file.into_inner()
+        };
+        let most = png(8192, 2048);
+        assert_eq!(
+            Picture::decode(&most).expect("decoded").pixel_count(),
+            MAX_PICTURE_PIXELS
+        );
+        // The half of a file: who decodes it says something else.
+        let large = png(8192, 2049);
+        let reason = Picture::decode(&large[..large.len() / 2]).expect_err("refused");
+        assert!(reason.starts_with("8192 x 2049 pixels"), "{reason}");
+        let reason = Picture::decode(&png(8193, 1)).expect_err("refused");
+        assert!(reason.starts_with("8193 x 1 pixels"), "{reason}");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("long.png");
+        let file = fs::File::create(&path).expect("made");
+        file.set_len(MAX_PICTURE_BYTES + 1).expect("sparse");
+        let error = Picture::read(&path).expect_err("refused").to_string();
+        assert!(
+            error.ends_with("4194305 bytes; at most 4194304 are read"),
+            "{error}"
+        );
+        let error = Picture::read(folder.path()).expect_err("refused");
+        assert!(error.to_string().ends_with("it is no file"), "{error}");
     }
 }

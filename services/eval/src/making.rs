@@ -62,9 +62,8 @@ impl jobs::Work for Making {
         let source = places.roots().resolve(&spec.source.clone().into())?;
         let mut overlap = Overlap::default();
         for data in &spec.training_data {
-            overlap
-                .add_folder(&places.roots().resolve(&data.clone().into())?)
-                .await?;
+            let folder = places.roots().resolve(&data.clone().into())?;
+            overlap.add_folder(&folder, &task.cancelled()).await?;
         }
         let held_out = held_out(&source, &overlap, &task).await?;
         blocking(move || {

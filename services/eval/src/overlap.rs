@@ -10,6 +10,7 @@ use dataset::{
 use futures::TryStreamExt as _;
 use proto::dataset::v1::{Sample, image::Content};
 use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::{answering::blocking, benchmark::Picture, error::Error};
 
@@ -21,21 +22,44 @@ pub(crate) struct Overlap {
     hashes: Vec<ImageHash>,
 }
 
+/// What is kept of a picture; its pixels are not.
+#[derive(Debug)]
+struct Known {
+    sha256: String,
+    hash: ImageHash,
+}
+
+impl Known {
+    fn of(picture: &Picture) -> Self {
+        Self {
+            sha256: picture.sha256.clone(),
+            hash: ImageHash::of(&picture.pixels),
+        }
+    }
+}
+
 impl Overlap {
     /// Adds what a folder holds: a dataset of ours, or LLaVA's `data.json` with `images/`.
     ///
     /// # Errors
-    /// Neither of both, or something in it that cannot be read.
-    pub(crate) async fn add_folder(&mut self, folder: &Path) -> Result<(), Error> {
+    /// Neither of both, something in it that cannot be read, or [`Error::Cancelled`].
+    pub(crate) async fn add_folder(
+        &mut self,
+        folder: &Path,
+        cancelled: &CancellationToken,
+    ) -> Result<(), Error> {
         if folder.join("data.json").is_file() {
-            let folder = folder.to_owned();
-            let found = blocking(move || llava_pictures(&folder)).await??;
-            found.iter().for_each(|picture| self.add_picture(picture));
+            let (folder, cancelled) = (folder.to_owned(), cancelled.clone());
+            let found = blocking(move || llava_pictures(&folder, &cancelled)).await??;
+            found.into_iter().for_each(|known| self.add(known));
             return Ok(());
         }
         let reader = open_dataset(folder).await?;
         let mut samples = std::pin::pin!(reader.samples());
         while let Some(sample) = samples.try_next().await.map_err(dataset_error(folder))? {
+            if cancelled.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
             self.add_sample(&sample).map_err(|reason| Error::Dataset {
                 name: folder.display().to_string(),
                 reason,
@@ -49,18 +73,17 @@ impl Overlap {
             .extend(sample.prompts.iter().map(|prompt| plain(&prompt.text)));
         for image in &sample.images {
             if let Some(Content::Data(bytes)) = &image.content {
-                self.add_picture(
-                    &Picture::decode(bytes)
-                        .map_err(|reason| format!("sample {}: {reason}", sample.id))?,
-                );
+                let picture = Picture::decode(bytes)
+                    .map_err(|reason| format!("sample {}: {reason}", sample.id))?;
+                self.add(Known::of(&picture));
             }
         }
         Ok(())
     }
 
-    fn add_picture(&mut self, picture: &Picture) {
-        if self.pictures.insert(picture.sha256.clone()) {
-            self.hashes.push(ImageHash::of(&picture.pixels));
+    fn add(&mut self, picture: Known) {
+        if self.pictures.insert(picture.sha256) {
+            self.hashes.push(picture.hash);
         }
     }
 
@@ -94,7 +117,8 @@ struct LlavaRow {
     image: Option<String>,
 }
 
-fn llava_pictures(folder: &Path) -> Result<Vec<Picture>, Error> {
+/// The pictures that the rows name, each file once and one file at a time.
+fn llava_pictures(folder: &Path, cancelled: &CancellationToken) -> Result<Vec<Known>, Error> {
     let path = folder.join("data.json");
     let wrong = |reason: String| Error::Dataset {
         name: folder.display().to_string(),
@@ -107,8 +131,11 @@ fn llava_pictures(folder: &Path) -> Result<Vec<Picture>, Error> {
         .join("images")
         .canonicalize()
         .map_err(Error::io("open", folder.join("images")))?;
-    let mut pictures = Vec::new();
+    let (mut pictures, mut seen) = (Vec::new(), HashSet::new());
     for image in rows.into_iter().filter_map(|row| row.image) {
+        if cancelled.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
         let path = images
             .join(&image)
             .canonicalize()
@@ -116,10 +143,10 @@ fn llava_pictures(folder: &Path) -> Result<Vec<Picture>, Error> {
         if !path.starts_with(&images) {
             return Err(wrong(format!("image {image} lies outside of the folder")));
         }
-        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-        pictures.push(
-            Picture::decode(&bytes).map_err(|reason| wrong(format!("image {image}: {reason}")))?,
-        );
+        if seen.insert(path.clone()) {
+            let picture = Picture::read(&path).map_err(|error| wrong(error.to_string()))?;
+            pictures.push(Known::of(&picture));
+        }
     }
     Ok(pictures)
 }
@@ -141,7 +168,7 @@ mod tests {
     use super::*;
 
     /// Bands of grey whose order the seed decides.
-    fn picture(seed: u32, shift: u8) -> Picture {
+    fn png(seed: u32, shift: u8) -> Vec<u8> {
         let pixels = image::RgbImage::from_fn(64, 64, |x, y| {
             let band =
                 (x / 7 + 3 * (y / 9)).wrapping_mul(seed.wrapping_mul(2_654_435_761) | 1) >> 24;
@@ -151,7 +178,11 @@ mod tests {
         pixels
             .write_to(&mut file, image::ImageFormat::Png)
             .expect("encodes");
-        Picture::decode(&file.into_inner()).expect("decodes")
+        file.into_inner()
+    }
+
+    fn picture(seed: u32, shift: u8) -> Picture {
+        Picture::decode(&png(seed, shift)).expect("decodes")
     }
 
     #[test]
@@ -160,7 +191,7 @@ mod tests {
             prompts: HashSet::from([plain("((fox)), snow,  sketch")]),
             ..Overlap::default()
         };
-        known.add_picture(&picture(1, 0));
+        known.add(Known::of(&picture(1, 0)));
         assert!(known.holds("a whale", &picture(1, 0)), "the same file");
         assert!(
             known.holds("a whale", &picture(1, 20)),
@@ -171,5 +202,24 @@ mod tests {
             known.holds("Fox, snow, sketch", &picture(2, 0)),
             "the same prompt without its emphasis"
         );
+    }
+    #[test]
+    fn a_file_that_many_rows_name_is_read_once_and_none_after_the_cancellation() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let images = folder.path().join("images");
+        std::fs::create_dir(&images).expect("made");
+        for (name, seed) in [("a.png", 1), ("b.png", 2)] {
+            std::fs::write(images.join(name), png(seed, 0)).expect("written");
+        }
+        let rows = r#"[{"image": "a.png"}, {"image": "b.png"}, {"id": "no image"},
+            {"image": "a.png"}, {"image": "./a.png"}]"#;
+        std::fs::write(folder.path().join("data.json"), rows).expect("written");
+        let token = CancellationToken::new();
+        let found = llava_pictures(folder.path(), &token).expect("read");
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[1].sha256, picture(2, 0).sha256);
+        token.cancel();
+        let stopped = llava_pictures(folder.path(), &token).expect_err("stopped");
+        assert!(matches!(stopped, Error::Cancelled), "{stopped}");
     }
 }
