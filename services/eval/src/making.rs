@@ -71,6 +71,9 @@ impl jobs::Work for Making {
             let abilities =
                 abilities.map_err(|error| Error::Abilities(runtime::error::chain(&error)))?;
             let made = questions(&abilities, &held_out.samples, &spec)?;
+            if !task.is_owner() {
+                return Err(Error::Cancelled);
+            }
             let folder = places.output(&spec.output)?;
             write(&folder, &made, &held_out.samples)?;
             Ok(Made {
@@ -335,7 +338,7 @@ fn write(folder: &Path, questions: &[Question], samples: &[HeldOut]) -> Result<(
         .iter()
         .map(|question| question.image.as_str())
         .collect();
-    check_empty(folder, &asked)?;
+    make_room(folder, &asked)?;
     fs::create_dir_all(folder.join("images")).map_err(Error::io("create", folder))?;
     for sample in samples {
         let image = sample.image_path();
@@ -355,21 +358,39 @@ fn write(folder: &Path, questions: &[Question], samples: &[HeldOut]) -> Result<(
 }
 
 /// What another benchmark left would stand among ours, and in the hash; removing it is not for us.
-fn check_empty(folder: &Path, asked: &HashSet<&str>) -> Result<(), Error> {
-    let images = match fs::read_dir(folder.join("images")) {
-        Ok(entries) => entries
-            .flatten()
-            .map(|entry| format!("images/{}", entry.file_name().to_string_lossy()))
-            .collect(),
-        Err(_) => Vec::new(),
-    };
-    match images.iter().find(|image| !asked.contains(image.as_str())) {
-        Some(image) => Err(Error::invalid(
+/// What an earlier owner of the job left half written is.
+fn make_room(folder: &Path, asked: &HashSet<&str>) -> Result<(), Error> {
+    let images = names(&folder.join("images"));
+    let images: Vec<String> = images.map(|name| format!("images/{name}")).collect();
+    let is_strange = |image: &&String| !asked.contains(target(image).unwrap_or(image));
+    if let Some(image) = images.iter().find(is_strange) {
+        return Err(Error::invalid(
             "spec.output",
             format!("the folder holds {image}, which is not of this benchmark"),
-        )),
-        None => Ok(()),
+        ));
     }
+    let unfinished = images.into_iter().filter(|image| target(image).is_some());
+    let questions = names(folder).filter(|name| target(name) == Some(QUESTIONS_FILE));
+    for name in unfinished.chain(questions) {
+        let path = folder.join(name);
+        fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+    }
+    Ok(())
+}
+
+/// What a folder holds; nothing where there is none.
+fn names(folder: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
+/// The file that a temporary one of [`write_atomic`] was to become: of `a.png.81-0.tmp`, where 81
+/// is a process, it is `a.png`.
+fn target(name: &str) -> Option<&str> {
+    let (target, serial) = name.strip_suffix(".tmp")?.rsplit_once('.')?;
+    let (process, count) = serial.split_once('-')?;
+    let is_number = |part: &str| part.parse::<u64>().is_ok();
+    (is_number(process) && is_number(count)).then_some(target)
 }
 
 impl From<Made> for pb::BenchmarkResult {
@@ -384,5 +405,45 @@ impl From<Made> for pb::BenchmarkResult {
             question_count,
             overlapping_sample_count,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(folder: &Path) -> Vec<String> {
+        let images = names(&folder.join("images")).map(|name| format!("images/{name}"));
+        let mut left: Vec<String> = images.chain(names(folder)).collect();
+        left.sort_unstable();
+        left
+    }
+
+    #[test]
+    fn temporary_files_of_this_benchmark_are_removed_and_no_others() {
+        let asked = HashSet::from(["images/a.png", "images/b.jpg"]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder.path();
+        make_room(folder, &asked).expect("nothing is there");
+        fs::create_dir(folder.join("images")).expect("made");
+        let leave = |name: &str| fs::write(folder.join(name), b"half").expect("written");
+        leave("images/a.png");
+        for stranger in [
+            "images/c.png",
+            "images/c.png.81-0.tmp",
+            "images/a.png.tmp",
+            "images/a.png.81-x.tmp",
+        ] {
+            leave("images/b.jpg.81-0.tmp");
+            leave("questions.jsonl.81-12.tmp");
+            leave(stranger);
+            let before = left(folder);
+            let refused = make_room(folder, &asked).expect_err("refused").to_string();
+            assert!(refused.contains(&format!("holds {stranger},")), "{refused}");
+            assert_eq!(left(folder), before, "a refused folder stays as it was");
+            fs::remove_file(folder.join(stranger)).expect("removed");
+        }
+        make_room(folder, &asked).expect("ours");
+        assert_eq!(left(folder), ["images", "images/a.png"]);
     }
 }

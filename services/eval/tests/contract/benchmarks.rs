@@ -212,3 +212,54 @@ async fn a_benchmark_is_balanced_repeats_itself_and_shares_nothing_with_training
     let known = make(&stage, "two", spec("bench/two")).await;
     assert_eq!(known.result, Some(again));
 }
+
+#[tokio::test]
+async fn a_killed_job_s_temporary_files_are_removed_and_no_other_file() {
+    let stage = Stage::start().await;
+    write_dataset(&stage, "held-out", 1, 0, 8).await;
+    let spec = |output: &str| BenchmarkSpec {
+        source: Some(stage.folder("held-out")),
+        training_data: Vec::new(),
+        questions_per_ability: 12,
+        seed: 3,
+        output: Some(stage.folder(output)),
+    };
+    let whole = make(&stage, "whole", spec("whole")).await;
+    let whole = whole.result.expect("a result").benchmark.expect("a folder");
+    let entry = fs::read_dir(stage.path("whole/images")).expect("listed");
+    let entry = entry.flatten().next().expect("a picture");
+    let image = format!("images/{}", entry.file_name().to_string_lossy());
+    let leave = |output: &str, name: &str| {
+        fs::create_dir_all(stage.path(output).join("images")).expect("made");
+        fs::write(stage.path(output).join(name), b"half").expect("written");
+    };
+
+    // A kill while pictures, or the questions, were written.
+    leave("resumed", &format!("{image}.81-0.tmp"));
+    leave("resumed", "questions.jsonl.81-12.tmp");
+    let resumed = make(&stage, "resumed", spec("resumed")).await;
+    let bookkeeping = resumed.job.expect("bookkeeping");
+    assert_eq!(bookkeeping.error, "");
+    let resumed = resumed.result.expect("a result").benchmark;
+    assert_eq!(resumed.expect("a folder").sha256, whole.sha256);
+
+    let strangers = [
+        "images/moon.png".to_owned(),
+        "images/moon.png.81-0.tmp".to_owned(),
+        format!("{image}.tmp"),
+        format!("{image}.a-b.tmp"),
+    ];
+    for (index, stranger) in strangers.iter().enumerate() {
+        let output = format!("other-{index}");
+        leave(&output, stranger);
+        leave(&output, &format!("{image}.81-0.tmp"));
+        let failed = make(&stage, &output, spec(&output)).await.job;
+        let error = failed.expect("bookkeeping").error;
+        assert!(
+            error.contains(&format!("{stranger}, which is not of this benchmark")),
+            "{error}"
+        );
+        let left = fs::read_dir(stage.path(&output).join("images")).expect("listed");
+        assert_eq!(left.count(), 2, "a refused folder stays as it was");
+    }
+}
