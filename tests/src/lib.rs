@@ -12,5 +12,5 @@ mod process;
 mod redis;
 
 pub use otlp::{Receiver, Span};
-pub use process::{Service, assets, checkout, finished, program};
+pub use process::{Service, assets, checkout, finished, program, wait_for_first_partition};
 pub use redis::Redis;

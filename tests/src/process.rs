@@ -13,13 +13,14 @@ use std::{
 /// Longest wait for a program to say where it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Stands for an address until the service has said its own.
+/// Asks for a free port, and stands for the address until the service has said its own.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A service in a process of its own; it is killed when dropped.
 #[derive(Debug)]
 pub struct Service {
     name: String,
+    command: Command,
     child: Child,
     address: SocketAddr,
 }
@@ -121,6 +122,30 @@ pub fn finished(mut command: Command) -> Output {
     output
 }
 
+/// Waits until a synthesis has committed a first partition, under its final name, into the folder
+/// of its dataset, and has others to make.
+///
+/// # Panics
+/// It ended before.
+pub fn wait_for_first_partition(synthesis: &mut Child, dataset: &Path) {
+    while !holds_an_object(&dataset.join("manifest")) {
+        let ended = synthesis.try_wait().expect("a child can be asked");
+        assert!(ended.is_none(), "it ended before it was disturbed");
+        std::thread::yield_now();
+    }
+}
+
+fn holds_an_object(folder: &Path) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(folder) else {
+        return false;
+    };
+    entries.any(|entry| {
+        let path = entry.expect("an entry").path();
+        path.extension()
+            .is_some_and(|extension| extension == "json")
+    })
+}
+
 impl Service {
     /// Starts a service on a free port and waits until it says where it listens.
     ///
@@ -129,12 +154,36 @@ impl Service {
     pub fn start(name: &str, configure: impl FnOnce(&mut Command)) -> Self {
         let mut command = program(name);
         command
-            .args(["--listen", "127.0.0.1:0"])
+            .env("DIPTYCH_LISTEN", NOWHERE.to_string())
             .env("DIPTYCH_LOG_FORMAT", "json")
             .stderr(Stdio::piped());
         configure(&mut command);
-        let mut child = command.spawn().expect("the service starts");
-        let stderr = child.stderr.take().expect("stderr is piped");
+        // From here on the child is killed when the test ends, however it ends.
+        let mut service = Self {
+            name: name.to_owned(),
+            child: command.spawn().expect("the service starts"),
+            command,
+            address: NOWHERE,
+        };
+        service.learn_address();
+        service
+    }
+
+    /// Kills the service without warning, as a lost node does, and starts it again on the same
+    /// port.
+    ///
+    /// # Panics
+    /// It has ended already, or does not come back.
+    pub fn kill_and_restart(&mut self) {
+        self.child.kill().expect("the service runs until now");
+        self.child.wait().expect("the service ends");
+        self.command.env("DIPTYCH_LISTEN", self.address.to_string());
+        self.child = self.command.spawn().expect("the service starts again");
+        self.learn_address();
+    }
+
+    fn learn_address(&mut self) {
+        let stderr = self.child.stderr.take().expect("stderr is piped");
         let (found, address) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -146,16 +195,10 @@ impl Service {
                 }
             }
         });
-        // From here on the child is killed when the test ends, however it ends.
-        let mut service = Self {
-            name: name.to_owned(),
-            child,
-            address: NOWHERE,
-        };
-        let address = address.recv_timeout(START_TIMEOUT);
-        service.address =
-            address.unwrap_or_else(|error| panic!("{name} did not say where it listens: {error}"));
-        service
+        let name = &self.name;
+        self.address = address
+            .recv_timeout(START_TIMEOUT)
+            .unwrap_or_else(|error| panic!("{name} did not say where it listens: {error}"));
     }
 
     /// `http://…` of the service.

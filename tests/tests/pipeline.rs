@@ -12,7 +12,7 @@ use std::{
     process::Command,
 };
 
-use tests::{finished, program};
+use tests::{finished, program, wait_for_first_partition};
 
 /// Two abilities of two partitions each, in few steps.
 const SYNTHESIS: &str = r#"
@@ -251,30 +251,9 @@ fn kill_after_first_partition(recipe: &Path, out: &Path) {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let manifest = out.join("manifest");
-    while !holds_an_object(&manifest) {
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "it ended before it could be killed"
-        );
-        std::thread::yield_now();
-    }
+    wait_for_first_partition(&mut child, out);
     child.kill().unwrap();
     child.wait().unwrap();
-}
-
-/// Whether a manifest object stands in the folder under its final name.
-fn holds_an_object(folder: &Path) -> bool {
-    let Ok(mut entries) = fs::read_dir(folder) else {
-        return false;
-    };
-    entries.any(|entry| {
-        entry
-            .unwrap()
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "json")
-    })
 }
 
 fn write(folder: &Path, recipe: &str) -> PathBuf {

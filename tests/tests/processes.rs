@@ -6,9 +6,14 @@
     reason = "a test ends at its first surprise"
 )]
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+};
 
-use tests::{Receiver, Redis, Service, Span, finished, program};
+use tests::{Receiver, Redis, Service, Span, finished, program, wait_for_first_partition};
 
 const SERVICES: [&str; 5] = ["promptgen", "diffusion", "dialogue", "trainer", "eval"];
 
@@ -100,34 +105,79 @@ async fn six_processes_make_one_trace() {
     );
 }
 
+/// Two partitions, made at the same time, one of a single sample and one of many steps: whoever
+/// disturbs the run when the first is committed finds the other's pictures under way.
+const SYNTHESIS: &str = r#"
+name = "disturbed"
+seed = 13
+[synth]
+abilities = { abnormal = 1, animal = 64 }
+[synth.image]
+steps = 20
+[synth.gates]
+min_alignment_lead = -2.0
+dialogue_agrees = true
+"#;
+
 #[test]
 fn a_run_goes_on_when_redis_is_killed_midway() {
     let folder = tempfile::tempdir().unwrap();
-    let recipe = folder.path().join("recipe.toml");
-    fs::write(&recipe, RECIPE).unwrap();
     let mut redis = Redis::start();
     let services = SERVICES.map(|name| start(name, folder.path(), "", Some(&redis.url())));
-    let synth = |out: &str| {
-        let mut command = program("diptych");
-        command
-            .args(["synth"])
-            .arg(&recipe)
-            .arg("--out")
-            .arg(folder.path().join(out))
-            .arg("--json");
-        command.args(["--endpoints", &endpoints(&services)]);
-        let output = finished(command);
-        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        summary["manifest_sha256"].as_str().unwrap().to_owned()
-    };
-    let with_redis = synth("first");
+    let mut disturbed = Synthesis::start(&folder.path().join("disturbed"), &services);
+    disturbed.wait_for_first_partition();
     assert!(redis.key_count() > 0, "nothing was cached in Redis");
     redis.kill();
-    assert_eq!(
-        synth("second"),
-        with_redis,
-        "without Redis the dataset is another one"
-    );
+    let disturbed = disturbed.summary();
+    assert_eq!(disturbed["accepted"], 65);
+
+    let without = Synthesis::start(&folder.path().join("without"), &services).summary();
+    assert_eq!(without["manifest_sha256"], disturbed["manifest_sha256"]);
+}
+
+#[test]
+fn a_run_goes_on_when_diffusion_is_killed_midway_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut services = SERVICES.map(|name| start(name, folder.path(), "", None));
+    let mut disturbed = Synthesis::start(&folder.path().join("disturbed"), &services);
+    disturbed.wait_for_first_partition();
+    let diffusion = SERVICES.iter().position(|&name| name == "diffusion");
+    services[diffusion.unwrap()].kill_and_restart();
+    let disturbed = disturbed.summary();
+    assert_eq!(disturbed["accepted"], 65);
+
+    let undisturbed = Synthesis::start(&folder.path().join("undisturbed"), &services).summary();
+    assert_eq!(undisturbed["manifest_sha256"], disturbed["manifest_sha256"]);
+}
+
+/// A synthesis under way, whose services may be taken from it.
+struct Synthesis {
+    child: Child,
+    out: PathBuf,
+}
+
+impl Synthesis {
+    fn start(out: &Path, services: &[Service]) -> Self {
+        let recipe = out.with_extension("toml");
+        fs::write(&recipe, SYNTHESIS).unwrap();
+        let mut command = program("diptych");
+        command.arg("synth").arg(recipe).arg("--out").arg(out);
+        command.args(["--json", "--endpoints", &endpoints(services)]);
+        let child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let out = out.to_owned();
+        Self { child, out }
+    }
+
+    fn wait_for_first_partition(&mut self) {
+        wait_for_first_partition(&mut self.child, &self.out);
+    }
+
+    /// What it says at its end.
+    fn summary(self) -> serde_json::Value {
+        let output = self.child.wait_with_output().unwrap();
+        assert!(output.status.success(), "it ended with {}", output.status);
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
 }
 
 fn start(name: &str, shared: &Path, otlp_endpoint: &str, redis_url: Option<&str>) -> Service {

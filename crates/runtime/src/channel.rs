@@ -40,7 +40,11 @@ use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 pub use self::resolver::{Dns, Lookup, Resolve};
-use self::{balancer::Balancer, failure::Failure, target::Target};
+use self::{
+    balancer::Balancer,
+    failure::{Failure, is_reset, root_cause},
+    target::Target,
+};
 
 use crate::{
     Kind, StartError, Telemetry,
@@ -219,6 +223,17 @@ impl Peer {
         plain(&Kind::Unavailable { retry_after: None }, text)
     }
 
+    /// A connection that broke while its answer was read. The peer may be there again by now, so
+    /// it is worth the retry that UNKNOWN, tonic's word for it, is not.
+    fn broke_off(&self, body: &Status) -> Status {
+        let Self { name, endpoint, .. } = self;
+        let cause = root_cause(body);
+        let text = format!(
+            "the connection to {name} at {endpoint} broke in the middle of an answer: {cause}"
+        );
+        plain(&Kind::Unavailable { retry_after: None }, text)
+    }
+
     fn late(&self) -> Status {
         let text = format!("{} did not answer within the deadline", self.name);
         plain(&Kind::DeadlineExceeded, text)
@@ -244,10 +259,13 @@ fn remaining(deadline: Instant) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0u"))
 }
 
-/// Turns tonic's own timer, where it fires first, into the code everybody expects.
+/// Turns what fails a body into the code everybody expects. A status of the peer is not among
+/// that: it comes in the trailers. What fails a body is tonic's own timer, where it fires first, a
+/// reset of the one call, whose reason tonic translates, and a connection that broke.
 fn translate(status: Status, peer: &Peer) -> Status {
     match status.code() {
         Code::Cancelled if status.message() == "Timeout expired" => peer.late(),
-        _ => status,
+        _ if is_reset(&status) => status,
+        _ => peer.broke_off(&status),
     }
 }

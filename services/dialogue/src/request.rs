@@ -1,6 +1,7 @@
 //! Requests, checked.
 
 use crate::error::Error;
+use dataset::identity::{MalformedId, SampleId};
 use proto::{
     dataset::v1::{Conversation, Prompt, QuestionKind},
     dialogue::v1::{CheckDialogueRequest, DialogueItem, WriteDialoguesRequest},
@@ -29,7 +30,7 @@ pub(crate) struct Style {
 /// One conversation wanted. `prompts` has one or more.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
-    pub(crate) sample_id: String,
+    pub(crate) sample_id: SampleId,
     pub(crate) prompts: Vec<Prompt>,
 }
 
@@ -109,39 +110,30 @@ fn kinds(numbers: &[i32]) -> Result<Vec<QuestionKind>, Error> {
 
 fn items(items: Vec<DialogueItem>) -> Result<Vec<Item>, Error> {
     let mut ids = BTreeSet::new();
-    for (index, item) in items.iter().enumerate() {
+    let mut checked = Vec::with_capacity(items.len());
+    for (index, item) in items.into_iter().enumerate() {
+        let DialogueItem {
+            sample_id,
+            prompts,
+            images: _,
+        } = item;
         let at = |field: &str| format!("items[{index}].{field}");
-        if !is_sample_id(&item.sample_id) {
+        let sample_id: SampleId = sample_id
+            .parse()
+            .map_err(|error: MalformedId| Error::field(at("sample_id"), error.to_string()))?;
+        if !ids.insert(sample_id) {
             return Err(Error::field(
                 at("sample_id"),
-                "must be 32 lower-case hexadecimal digits",
+                format!("{sample_id} stands there twice"),
             ));
         }
-        if !ids.insert(&item.sample_id) {
-            return Err(Error::field(
-                at("sample_id"),
-                format!("{} stands there twice", item.sample_id),
-            ));
-        }
-        if item.prompts.is_empty() {
+        if prompts.is_empty() {
             return Err(Error::field(
                 at("prompts"),
                 "give the prompt of each image, with its facts",
             ));
         }
+        checked.push(Item { sample_id, prompts });
     }
-    let item = |DialogueItem {
-                    sample_id,
-                    prompts,
-                    images: _,
-                }| Item { sample_id, prompts };
-    Ok(items.into_iter().map(item).collect())
-}
-
-/// Whether a text is the id of a sample.
-fn is_sample_id(text: &str) -> bool {
-    text.len() == 32
-        && text
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    Ok(checked)
 }

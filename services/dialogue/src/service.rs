@@ -127,7 +127,7 @@ async fn answer(
         Err(error) => Outcome::Failure(item_failure(&error)),
     };
     WriteDialoguesResponse {
-        sample_id: item.sample_id.clone(),
+        sample_id: item.sample_id.to_string(),
         result: Some(result),
     }
 }

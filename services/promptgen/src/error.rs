@@ -64,9 +64,6 @@ pub enum Error {
     /// A text could not be embedded.
     #[error("the text cannot be embedded")]
     Embed(#[source] Box<models::clip::Error>),
-    /// A cached value is not what was stored.
-    #[error("a cached value cannot be read")]
-    Cached(#[from] prost::DecodeError),
     /// A worker thread ended early.
     #[error("the embedding thread ended")]
     Thread(#[source] tokio::task::JoinError),
@@ -89,11 +86,9 @@ impl ServiceError for Error {
             Self::UnknownAbility { .. } | Self::UnknownModel { .. } => Kind::NotFound,
             Self::Exhausted { .. } => Kind::FailedPrecondition,
             Self::NoEmbeddingModel => Kind::Unimplemented,
-            Self::Abilities(_)
-            | Self::Model { .. }
-            | Self::Embed(_)
-            | Self::Cached(_)
-            | Self::Thread(_) => Kind::Internal,
+            Self::Abilities(_) | Self::Model { .. } | Self::Embed(_) | Self::Thread(_) => {
+                Kind::Internal
+            }
         }
     }
 

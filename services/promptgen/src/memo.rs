@@ -1,4 +1,5 @@
-//! Prompts and embeddings through the cache. A cache that fails costs only time.
+//! Prompts and embeddings through the cache. A cache that fails, or holds what nobody can read,
+//! costs only time.
 
 use crate::{
     backend::{Prepared, PromptWriter},
@@ -7,7 +8,7 @@ use crate::{
     request::{Item, Wanted},
 };
 use bytes::Bytes;
-use prost::Message as _;
+use prost::Message;
 use proto::{dataset::v1::Prompt, promptgen::v1::TextEmbedding};
 use runtime::cache::{Cache, Key, Kind};
 use std::sync::Arc;
@@ -53,11 +54,9 @@ impl Memo {
         embedder: &Arc<Embedder>,
         text: &str,
     ) -> Result<TextEmbedding, Error> {
-        let key = Key::new(Kind::TextEmbedding)
-            .part("model", embedder.sha256())
-            .part("text", text);
-        if let Some(found) = self.cache.get(&key).await {
-            return Ok(TextEmbedding::decode(found)?);
+        let key = embedding_key(embedder, text);
+        if let Some(found) = remembered(&self.cache, &key).await {
+            return Ok(found);
         }
         let (worker, words) = (Arc::clone(embedder), text.to_owned());
         let values = tokio::task::spawn_blocking(move || worker.embed(&words))
@@ -78,22 +77,84 @@ impl CachedPrompts {
 
     /// The prompt of one item.
     pub(crate) async fn write(&self, item: &Item) -> Result<Prompt, Error> {
-        let Item {
-            sample_id,
-            slot,
-            attempt,
-        } = item;
-        let key = Key::new(Kind::Prompt)
-            .part("backend", self.backend)
-            .part("request", &self.fingerprint)
-            .part("item", format!("{sample_id} {slot} {attempt}"));
-        if let Some(found) = self.cache.get(&key).await {
-            return Ok(Prompt::decode(found)?);
+        let key = self.key(item);
+        if let Some(found) = remembered(&self.cache, &key).await {
+            return Ok(found);
         }
         let prompt = self.prepared.write(item).await?;
         self.cache
             .put(&key, Bytes::from(prompt.encode_to_vec()))
             .await;
         Ok(prompt)
+    }
+
+    fn key(&self, item: &Item) -> Key {
+        let Item {
+            sample_id,
+            slot,
+            attempt,
+        } = item;
+        Key::new(Kind::Prompt)
+            .part("backend", self.backend)
+            .part("request", &self.fingerprint)
+            .part("item", format!("{sample_id} {slot} {attempt}"))
+    }
+}
+
+fn embedding_key(embedder: &Embedder, text: &str) -> Key {
+    Key::new(Kind::TextEmbedding)
+        .part("model", embedder.sha256())
+        .part("text", text)
+}
+
+/// What lies under a key. A value that cannot be read counts as none, and is overwritten.
+async fn remembered<M: Message + Default>(cache: &Cache, key: &Key) -> Option<M> {
+    M::decode(cache.get(key).await?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use dataset::ability::Abilities;
+    use proto::promptgen::v1::{GeneratePromptsRequest, PromptItem};
+    use runtime::options::CacheOptions;
+
+    use super::*;
+    use crate::backend::grammar::Grammar;
+
+    #[tokio::test]
+    async fn a_cached_value_that_cannot_be_read_is_made_again_and_overwritten() {
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        let cache = Cache::open(&CacheOptions::default()).expect("a cache");
+        let memo = Memo::new(cache.clone());
+        // A number that never ends: no message begins with it.
+        let garbage = Bytes::from_static(b"\xff\xff");
+
+        let abilities = Abilities::load_folder(&root.join("abilities")).expect("abilities");
+        let request = GeneratePromptsRequest {
+            ability: "animal".to_owned(),
+            items: vec![PromptItem {
+                sample_id: "0".repeat(32),
+                ..PromptItem::default()
+            }],
+            ..GeneratePromptsRequest::default()
+        };
+        let wanted = Wanted::try_from_request(request, 1).expect("a request");
+        let prompts = memo
+            .prompts(&Grammar::new(Arc::new(abilities)), wanted)
+            .expect("an ability");
+        let item = prompts.items()[0].clone();
+        let key = prompts.key(&item);
+        cache.put(&key, garbage.clone()).await;
+        let written = prompts.write(&item).await.expect("a miss");
+        assert_eq!(remembered(&cache, &key).await, Some(written));
+
+        let clip = root.join("crates/models/tests/fixtures/sd/clip");
+        let embedder = Arc::new(Embedder::load("clip", &clip).expect("a model"));
+        let key = embedding_key(&embedder, "a dog");
+        cache.put(&key, garbage.clone()).await;
+        let embedding = memo.embedding(&embedder, "a dog").await.expect("a miss");
+        assert_eq!(remembered(&cache, &key).await, Some(embedding));
     }
 }

@@ -1,7 +1,10 @@
 //! A request for prompts, checked.
 
 use crate::error::Error;
-use dataset::ability::Split;
+use dataset::{
+    ability::Split,
+    identity::{MalformedId, SampleId},
+};
 use proto::{
     dataset::v1::PromptSyntax,
     promptgen::v1::{GeneratePromptsRequest, PromptItem, PromptSplit},
@@ -25,7 +28,7 @@ pub(crate) struct Wanted {
 /// One prompt wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
-    pub(crate) sample_id: String,
+    pub(crate) sample_id: SampleId,
     pub(crate) slot: u64,
     pub(crate) attempt: u32,
 }
@@ -95,26 +98,24 @@ impl Wanted {
 
 fn checked_items(items: Vec<PromptItem>, slot_count: u64) -> Result<Vec<Item>, Error> {
     let (mut ids, mut places) = (BTreeSet::new(), BTreeSet::new());
-    for (index, item) in items.iter().enumerate() {
+    let mut checked = Vec::with_capacity(items.len());
+    for (index, item) in items.into_iter().enumerate() {
         let PromptItem {
             sample_id,
             slot,
             attempt,
         } = item;
         let at = |field: &str| format!("items[{index}].{field}");
-        if !is_sample_id(sample_id) {
-            return Err(Error::field(
-                at("sample_id"),
-                "must be 32 lower-case hexadecimal digits",
-            ));
-        }
+        let sample_id: SampleId = sample_id
+            .parse()
+            .map_err(|error: MalformedId| Error::field(at("sample_id"), error.to_string()))?;
         if !ids.insert(sample_id) {
             return Err(Error::field(
                 at("sample_id"),
                 format!("{sample_id} stands there twice"),
             ));
         }
-        if *slot >= slot_count {
+        if slot >= slot_count {
             let rule = format!(
                 "slot {slot} is not below the {slot_count} slots of the run (slot_count; 0 means the number of items)"
             );
@@ -126,23 +127,11 @@ fn checked_items(items: Vec<PromptItem>, slot_count: u64) -> Result<Vec<Item>, E
                 format!("slot {slot} at attempt {attempt} stands there twice"),
             ));
         }
+        checked.push(Item {
+            sample_id,
+            slot,
+            attempt,
+        });
     }
-    let item = |PromptItem {
-                    sample_id,
-                    slot,
-                    attempt,
-                }| Item {
-        sample_id,
-        slot,
-        attempt,
-    };
-    Ok(items.into_iter().map(item).collect())
-}
-
-/// Whether a text is the id of a sample.
-fn is_sample_id(text: &str) -> bool {
-    text.len() == 32
-        && text
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    Ok(checked)
 }

@@ -148,7 +148,7 @@ async fn answer(prompts: &CachedPrompts, item: &Item) -> GeneratePromptsResponse
         Err(error) => Outcome::Failure(item_failure(&error)),
     };
     GeneratePromptsResponse {
-        sample_id: item.sample_id.clone(),
+        sample_id: item.sample_id.to_string(),
         result: Some(result),
     }
 }

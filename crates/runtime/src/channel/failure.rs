@@ -2,7 +2,7 @@
 
 use std::{error::Error, io};
 
-use tonic::transport;
+use tonic::{Status, transport};
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +25,7 @@ impl Failure {
     pub(super) fn root_cause(&self) -> String {
         match self {
             Self::Unresolved(text) => text.clone(),
-            Self::Transport(error) => causes(error)
-                .last()
-                .map_or_else(|| error.to_string(), describe),
+            Self::Transport(error) => root_cause(error),
         }
     }
 
@@ -51,6 +49,21 @@ pub(super) fn is_late(error: &transport::Error) -> bool {
     causes(error).any(<dyn Error>::is::<tonic::TimeoutExpired>)
 }
 
+/// Whether an answer's body failed because the peer gave up this one call (`RST_STREAM`). All else
+/// that fails a body, but for a timer, is a connection that broke.
+pub(super) fn is_reset(body: &Status) -> bool {
+    causes(body)
+        .filter_map(<dyn Error>::downcast_ref::<h2::Error>)
+        .any(h2::Error::is_reset)
+}
+
+/// The innermost cause, without the system's error number.
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    causes(error)
+        .last()
+        .map_or_else(|| error.to_string(), describe)
+}
+
 /// An error of the system in the words of a person.
 pub(super) fn describe(error: &(dyn Error + 'static)) -> String {
     match error.downcast_ref::<io::Error>().map(io::Error::kind) {
@@ -60,7 +73,6 @@ pub(super) fn describe(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-fn causes(error: &transport::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    let first: &(dyn Error + 'static) = error;
-    std::iter::successors(Some(first), |&cause| cause.source())
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&cause| cause.source())
 }

@@ -1,17 +1,21 @@
+use std::net::SocketAddr;
+
 use runtime::{
     Channel, StartError, Telemetry, explain,
     options::{ClientOptions, ListenOptions},
 };
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 use tonic::{Code, body::Body};
 
-use crate::stage::{Stage, ability, client, listen, soon, start};
+use crate::stage::{Stage, ability, client, listen, prompts, soon, start};
 
 #[tokio::test]
 async fn a_closed_port_is_one_clear_sentence() {
     // A port that was free a moment ago, and that nobody listens on.
-    let socket = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a free port");
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let endpoint = format!("http://{}", socket.local_addr().expect("an address"));
     drop(socket);
     let options = ClientOptions::default();
@@ -59,6 +63,40 @@ async fn a_channel_comes_back_when_its_service_does() {
 }
 
 #[tokio::test]
+async fn a_server_that_dies_in_the_middle_of_a_stream_is_unavailable() {
+    let (stage, _seen) = Stage::new();
+    let handle = start(stage, &listen()).await;
+    let (endpoint, relay) = relay(handle.local_addr()).await;
+    let mut client = client(&endpoint);
+    let mut stream = client
+        .generate_prompts(prompts("wait"))
+        .await
+        .expect("a stream")
+        .into_inner();
+    let first = stream.message().await.expect("no error");
+    first.expect("the first message");
+    // As when its process is killed: the sockets close, and nobody says why.
+    relay.abort();
+    let broken = soon(stream.message()).await.expect_err("it died");
+    assert_eq!(broken.code(), Code::Unavailable, "{broken}");
+    let sentence =
+        format!("the connection to promptgen at {endpoint} broke in the middle of an answer: ");
+    assert!(explain(&broken).starts_with(&sentence), "{broken}");
+}
+
+/// A port whose first connection is passed on to `server` until the task is aborted.
+async fn relay(server: SocketAddr) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+    let relay = tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.expect("a caller");
+        let mut far = TcpStream::connect(server).await.expect("the server");
+        let _the_test_may_be_over = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    });
+    (endpoint, relay)
+}
+
+#[tokio::test]
 async fn a_message_over_the_limit_is_resource_exhausted() {
     let (stage, _seen) = Stage::new();
     let options = ListenOptions {
@@ -84,9 +122,7 @@ async fn a_message_over_the_limit_is_resource_exhausted() {
 
 #[tokio::test]
 async fn a_peer_with_malformed_status_details_hurts_nobody() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
     let answer = tower::service_fn(|_: http::Request<Body>| async {
         let mut response = tonic::Status::not_found("nothing").into_http::<Body>();

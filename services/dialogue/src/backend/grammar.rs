@@ -54,7 +54,7 @@ impl DialogueWriter for Grammar {
             .ok_or(Error::NoFacts)?;
         let rounds = Rounds::new(ability, facts, item, style).collect()?;
         let conversation = Conversation {
-            sample_id: item.sample_id.clone(),
+            sample_id: item.sample_id.to_string(),
             turns: turns(rounds),
             provenance: Some(provenance(ability, prompt, style)),
         };
@@ -91,7 +91,11 @@ struct Rounds<'a> {
 
 impl<'a> Rounds<'a> {
     fn new(ability: &'a Ability, facts: &'a Facts, item: &Item, style: &Style) -> Self {
-        let mut draws = Draws::new(&["dialogue", &style.seed.to_string(), &item.sample_id]);
+        let mut draws = Draws::new(&[
+            "dialogue",
+            &style.seed.to_string(),
+            &item.sample_id.to_string(),
+        ]);
         let allowed = |kind: &&QuestionKind| style.kinds.is_empty() || style.kinds.contains(kind);
         let mut kinds: Vec<_> = ability
             .question_kinds()

@@ -95,7 +95,7 @@ impl Prepared for Writer {
     async fn write(&self, item: &Item) -> Result<Prompt, Error> {
         let found = self.at(item)?;
         Ok(Prompt {
-            sample_id: item.sample_id.clone(),
+            sample_id: item.sample_id.to_string(),
             ability: self.ability.clone(),
             keyword: found.keyword.clone(),
             text: self.text(found),
