@@ -408,6 +408,48 @@ async fn a_full_queue_is_refused_at_once_and_a_cancelled_job_ends_after_its_step
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trainer_that_was_stopped_saves_its_last_step_and_the_next_goes_on_from_it() {
+    let mut bench = Bench::start(4).await;
+    let output = bench.root().join("runs/stopped");
+    let wanted = spec(&bench, &output, 1_000_000);
+    assert_eq!(wanted.checkpoint_every_steps, 0);
+    let id = bench.create("stopped", &wanted).await.unwrap();
+    bench.steps_until(&id, 3).await;
+    let record = bench.root().join("jobs").join(&id).join("state-1.json");
+    let (mut saved, mut told) = (0, None);
+    bench = bench
+        .stop_and_start_again(|| {
+            let metrics = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
+            saved = metrics.lines().count() as u32;
+            let checkpoint = output.join(format!("checkpoints/step-{saved:08}/state.json"));
+            assert!(
+                saved >= 3 && checkpoint.is_file(),
+                "{}",
+                checkpoint.display()
+            );
+            let record: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
+            told = record["progress"]["metric"]["step"].as_u64();
+        })
+        .await;
+    let steps = bench.steps_until(&id, saved + 1).await;
+    // The progress on disk may be a second old; no step before the checkpoint is made again.
+    let is_new = |step: &&u32| told != Some(u64::from(**step));
+    let made: Vec<_> = steps.iter().filter(is_new).collect();
+    assert!(made.iter().all(|step| **step > saved), "{saved}: {steps:?}");
+    let request = CancelTrainingJobRequest { id: id.clone() };
+    bench.client.cancel_training_job(request).await.unwrap();
+    let last = bench.watch(&id).await.pop().unwrap();
+    assert_eq!(ended(&last).0, JobState::Cancelled);
+    assert_eq!(last.job.unwrap().epoch, 2);
+    let metrics = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
+    for (line, step) in metrics.lines().zip(1..) {
+        let metric: trainer::Metric = serde_json::from_str(line).unwrap();
+        assert_eq!(metric.step, step);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trainer_that_was_killed_goes_on_and_ends_with_the_same_bits() {
     let mut bench = Bench::start(4).await;
     let whole = bench.root().join("runs/whole");
