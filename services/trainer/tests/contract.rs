@@ -151,6 +151,36 @@ async fn a_known_request_is_answered_although_its_model_has_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_finished_run_is_given_again_only_for_the_data_and_the_base_it_was_made_of() {
+    let mut bench = Bench::start(4).await;
+    let wanted = spec(&bench, &bench.root().join("runs/one"), 1);
+    for name in ["one", "again"] {
+        let job = bench.create(name, &wanted).await.unwrap();
+        let last = bench.watch(&job).await.pop().unwrap();
+        assert_eq!(ended(&last), (JobState::Succeeded, String::new()));
+    }
+    bench.data("data", &RECORDS.replace("A red bus.", "A blue bus."));
+    let job = bench.create("other data", &wanted).await.unwrap();
+    let (state, error) = ended(bench.watch(&job).await.last().unwrap());
+    assert_eq!(state, JobState::Failed);
+    assert!(
+        error.contains("other data") && error.contains("base sha256:"),
+        "{error}"
+    );
+
+    bench.data("data", RECORDS);
+    let config = bench.root().join("model/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text + "\n").unwrap();
+    let job = bench.create("other base", &wanted).await.unwrap();
+    let (state, error) = ended(bench.watch(&job).await.last().unwrap());
+    assert!(
+        state == JobState::Failed && error.contains("another base"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bad_specification_is_refused_by_the_name_of_its_field() {
     let mut bench = Bench::start(4).await;
     let output = bench.root().join("runs/refused");
@@ -234,6 +264,24 @@ async fn a_bad_specification_is_refused_by_the_name_of_its_field() {
             change(&|s| s.output = Some(folder_uri(elsewhere.path()))),
         ),
         (
+            Code::InvalidArgument,
+            "at most 4096",
+            change(&|s| {
+                let far = bench.root().join("d/".repeat(10_000));
+                s.output = Some(folder_uri(&far));
+            }),
+        ),
+        (
+            Code::InvalidArgument,
+            "loss_reduction",
+            change(&|s| s.stages[1].loss_reduction = 77),
+        ),
+        (
+            Code::InvalidArgument,
+            "schedule",
+            change(&|s| s.stages[1].optimizer.as_mut().unwrap().schedule = 77),
+        ),
+        (
             Code::NotFound,
             "data[0].llava_json",
             change(&|s| {
@@ -246,6 +294,7 @@ async fn a_bad_specification_is_refused_by_the_name_of_its_field() {
         let said = explain(&error);
         assert!(said.contains(words), "{words}: {said}");
     }
+    assert!(!output.exists(), "a refused request leaves no folder");
     let absent = GetTrainingJobRequest {
         id: "training-0".into(),
     };
@@ -308,6 +357,18 @@ async fn data_that_cannot_be_used_fails_the_job_with_the_file_and_the_place() {
             "{name}: {error}"
         );
     }
+
+    // A caption with a picture that nothing marks.
+    let records = RECORDS.replacen("<image>\\nIs there", "<image><image>\\nIs there", 1);
+    let json = bench.data("caption", &records);
+    let mut caption = spec(&bench, &bench.root().join("runs/caption"), 2);
+    caption.stages = vec![stage("align", StageKind::Alignment, &json, 2)];
+    let job = bench.create("caption", &caption).await.unwrap();
+    let (state, error) = ended(bench.watch(&job).await.last().unwrap());
+    assert!(
+        state == JobState::Failed && error.contains("sample \"a\": 2 `<image>` marks for 1"),
+        "{error}"
+    );
 
     // A picture that is there and is none.
     let json = bench.data("noise", &RECORDS.replace("picture1.png", "noise.png"));
