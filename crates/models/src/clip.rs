@@ -69,6 +69,15 @@ impl Clip {
         self.parameter_count
     }
 
+    /// Embeds a picture and a text, so that whoever asks first waits no longer than the others.
+    ///
+    /// # Errors
+    /// As [`embed_text`](Self::embed_text).
+    pub fn warm_up(&self) -> Result<(), Error> {
+        let _vectors = self.embed_images(&[RgbImage::new(32, 32)]);
+        self.embed_text("a picture").map(|_vector| ())
+    }
+
     /// The unit vector of a text; what is over the encoder's length is cut.
     ///
     /// # Errors

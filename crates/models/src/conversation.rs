@@ -42,8 +42,8 @@ pub enum Unsupervised {
     EmptyAnswer,
     /// A question of a conversation without pictures is empty.
     EmptyQuestion,
-    /// An answer contains the role marker or the end mark.
-    MarkInAnswer,
+    /// A turn contains the role marker or the end mark.
+    MarkInTurn,
     /// No answer fits into the model's positions.
     TooLong,
 }
@@ -54,7 +54,7 @@ impl Unsupervised {
         match self {
             Self::EmptyAnswer => "an answer is empty",
             Self::EmptyQuestion => "a question is empty",
-            Self::MarkInAnswer => "an answer contains a role or end mark",
+            Self::MarkInTurn => "a turn contains a role or end mark",
             Self::TooLong => "no answer fits into the model's positions",
         }
     }
@@ -205,11 +205,14 @@ fn unsupervised(template: Template, rounds: &[Round], end_mark: &str) -> Option<
     if template == Template::Plain {
         return None;
     }
+    // The official code splits the written text at both, and masks it when the parts do not add up.
+    let is_marked = |text: &str| text.contains(VICUNA_ROLE) || text.contains(end_mark);
+    let asks = |round: &Round| format!(" {}", images_first(&round.question));
     if asked
         .iter()
-        .any(|r| r.answer.contains(VICUNA_ROLE) || r.answer.contains(end_mark))
+        .any(|round| is_marked(&asks(round)) || is_marked(&round.answer))
     {
-        return Some(Unsupervised::MarkInAnswer);
+        return Some(Unsupervised::MarkInTurn);
     }
     let has_pictures = asked
         .iter()

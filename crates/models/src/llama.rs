@@ -111,6 +111,9 @@ pub struct RopeParameters {
     pub rope_type: Option<String>,
 }
 
+/// The most positions: the rotary table is made for all of them when a model is loaded.
+const MAX_POSITIONS: usize = 1 << 18;
+
 impl LlamaConfig {
     /// Base of the rotary frequencies.
     pub fn theta(&self) -> f64 {
@@ -167,6 +170,10 @@ impl LlamaConfig {
             () if sizes.contains(&0) || self.num_hidden_layers == 0 => {
                 Err("a size in text_config is 0".into())
             }
+            () if self.max_position_embeddings > MAX_POSITIONS => Err(format!(
+                "max_position_embeddings is {}, at most {MAX_POSITIONS} are supported",
+                self.max_position_embeddings
+            )),
             () if heads == 0 || keys == 0 || !heads.is_multiple_of(keys) => Err(format!(
                 "{heads} attention heads cannot share {keys} key heads"
             )),

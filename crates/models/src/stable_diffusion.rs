@@ -22,10 +22,15 @@ use crate::unet::{Context, Unet};
 use crate::vae::Vae;
 use crate::weights::{self, Weights, checkpoint_sha256};
 
-/// The longest side of a picture.
+/// The longest side of a picture, whatever the model.
 pub const MAX_SIDE_PX: usize = 2048;
+/// The longest side of a picture, in sides of the square that the model was trained on: attention
+/// takes the square of a picture's pixels, and a model makes nothing of use far from its own size.
+pub const MAX_SIDE_RATIO: usize = 4;
 /// The longest prompt, in tokens (about 13 chunks of Stable Diffusion's 75).
 pub const MAX_PROMPT_TOKENS: usize = 1000;
+/// The most chunks of a prompt; each is one pass through the text encoder.
+pub const MAX_PROMPT_CHUNKS: usize = 14;
 /// The longest prompt, in bytes; looked at before the tokenizer is.
 pub const MAX_PROMPT_BYTES: usize = 32 << 10;
 /// The strongest guidance.
@@ -169,6 +174,20 @@ impl Pipeline {
         self.unet.config().sample_size.unwrap_or(64) * self.scale_px()
     }
 
+    /// The longest side of a picture. Both sides at once give [`MAX_SIDE_RATIO`]² times the pixels
+    /// that the model was trained on.
+    pub fn max_side_px(&self) -> usize {
+        let most = self.default_side_px().saturating_mul(MAX_SIDE_RATIO);
+        most.min(MAX_SIDE_PX)
+    }
+
+    /// What a picture costs the device, in pictures of the model's own size, rounded up.
+    pub fn cost(&self, request: &Request) -> usize {
+        let own = self.default_side_px().saturating_pow(2).max(1);
+        let pixels = request.width_px.saturating_mul(request.height_px);
+        pixels.div_ceil(own)
+    }
+
     /// The sampler's name that `kind`, or the checkpoint, asks for.
     ///
     /// # Errors
@@ -182,14 +201,13 @@ impl Pipeline {
     /// # Errors
     /// [`Error::Invalid`], naming the field.
     pub fn check(&self, request: &Request) -> Result<(), Error> {
-        let scale = self.scale_px();
+        let (scale, most) = (self.scale_px(), self.max_side_px());
         for (field, side) in [
             ("width_px", request.width_px),
             ("height_px", request.height_px),
         ] {
-            if side == 0 || side > MAX_SIDE_PX || !side.is_multiple_of(scale) {
-                let reason =
-                    format!("{side} is not a multiple of {scale} from {scale} to {MAX_SIDE_PX}");
+            if side == 0 || side > most || !side.is_multiple_of(scale) {
+                let reason = format!("{side} is not a multiple of {scale} from {scale} to {most}");
                 return Err(invalid(field, reason));
             }
         }
@@ -216,6 +234,14 @@ impl Pipeline {
                     field,
                     format!("{count} tokens, at most {MAX_PROMPT_TOKENS}"),
                 ));
+            }
+            if request.syntax == PromptSyntax::Webui {
+                // Each BREAK begins a chunk, however few tokens stand before it.
+                let count = self.weighted_chunks(text)?.len();
+                if count > MAX_PROMPT_CHUNKS {
+                    let reason = format!("{count} chunks, at most {MAX_PROMPT_CHUNKS}");
+                    return Err(invalid(field, reason));
+                }
             }
         }
         Ok(())
@@ -331,11 +357,7 @@ impl Pipeline {
                 let weights = vec![1.; tokens.len()];
                 vec![weighting::Chunk { tokens, weights }]
             }
-            PromptSyntax::Webui => {
-                weighting::chunks(&weighting::parse(prompt), length - 2, |text| {
-                    self.tokenizer.encode(text)
-                })?
-            }
+            PromptSyntax::Webui => self.weighted_chunks(prompt)?,
         };
         let width = self.text.config().hidden_size;
         let mut states = Vec::new();
@@ -352,6 +374,14 @@ impl Pipeline {
         }
         let states = Tensor::from_vec(states, (chunks.len() * length, width), &Device::Cpu)?;
         Ok(Arc::new(self.unet.context(&states)?))
+    }
+
+    fn weighted_chunks(&self, prompt: &str) -> Result<Vec<weighting::Chunk>, Error> {
+        let capacity = self.prompt_length() - 2;
+        let pieces = weighting::parse(prompt);
+        Ok(weighting::chunks(&pieces, capacity, |text| {
+            self.tokenizer.encode(text)
+        })?)
     }
 
     /// Tokens that the text encoder takes at a time.

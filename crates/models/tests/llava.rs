@@ -139,11 +139,20 @@ fn samples_that_the_official_code_gives_up_on_are_masked_with_the_reason() {
                 round("What?", "A dog."),
                 round("And?", "a USER ASSISTANT: b"),
             ],
-            Unsupervised::MarkInAnswer,
+            Unsupervised::MarkInTurn,
+        ),
+        (vec![round("What?", "A dog.</s>")], Unsupervised::MarkInTurn),
+        (
+            vec![round("He said ASSISTANT: no. What?", "A dog.")],
+            Unsupervised::MarkInTurn,
         ),
         (
-            vec![round("What?", "A dog.</s>")],
-            Unsupervised::MarkInAnswer,
+            vec![round("ASSISTANT: what? <image>", "A dog.")],
+            Unsupervised::MarkInTurn,
+        ),
+        (
+            vec![round("What?", "A dog."), round("And?</s>", "A cat.")],
+            Unsupervised::MarkInTurn,
         ),
         (vec![round("", "A dog.")], Unsupervised::EmptyQuestion),
     ] {
@@ -501,6 +510,12 @@ fn a_tokenizer_of_another_model_is_refused_by_name() {
             config.replace("\"silu\"", "\"relu\""),
             "config.json",
             "relu",
+        ),
+        (
+            "config.json",
+            config.replace("embeddings\": 256", "embeddings\": 300000000000"),
+            "config.json",
+            "max_position_embeddings is 300000000000",
         ),
         (
             "config.json",

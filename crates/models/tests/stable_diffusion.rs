@@ -288,6 +288,21 @@ fn a_bad_request_is_refused_with_the_name_of_the_field() {
             },
         ),
         (
+            "width_px", // the model's own side is 16
+            Request {
+                width_px: 66,
+                ..good.clone()
+            },
+        ),
+        (
+            "prompt",
+            Request {
+                prompt: "BREAK ".repeat(14),
+                syntax: PromptSyntax::Webui,
+                ..good.clone()
+            },
+        ),
+        (
             "height_px",
             Request {
                 height_px: 30_000,
@@ -342,6 +357,18 @@ fn a_bad_request_is_refused_with_the_name_of_the_field() {
             other => panic!("{field}: {:?}", other.map(|_| ())),
         }
     }
+    let largest = Request {
+        width_px: 64,
+        height_px: 64,
+        ..good.clone()
+    };
+    pipeline.check(&largest).unwrap();
+    assert_eq!((pipeline.max_side_px(), pipeline.cost(&largest)), (64, 16));
+    let wide = Request {
+        width_px: 18,
+        ..good.clone()
+    };
+    assert_eq!((pipeline.cost(&good), pipeline.cost(&wide)), (1, 2));
     assert!(
         scheduler::Kind::parse("fast")
             .unwrap_err()

@@ -9,7 +9,10 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     path::{Component, Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use proto::dataset::v1::Artefact;
@@ -33,6 +36,12 @@ pub enum Error {
     Uri {
         /// As the caller gave it.
         uri: String,
+    },
+    /// A URI that is longer than any path.
+    #[error("the URI of an artefact has {length} bytes; at most {MAX_URI_BYTES} are taken")]
+    LongUri {
+        /// Its length in bytes.
+        length: usize,
     },
     /// A path the operator did not open.
     #[error("{uri} does not lie under an artefact root of this service (--artefact-root)")]
@@ -85,10 +94,15 @@ pub enum Error {
     },
 }
 
+/// The longest URI: Linux takes no longer path.
+const MAX_URI_BYTES: usize = 4096;
+
 impl ServiceError for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Uri { .. } | Self::Outside { .. } => Kind::invalid("uri", self.to_string()),
+            Self::Uri { .. } | Self::LongUri { .. } | Self::Outside { .. } => {
+                Kind::invalid("uri", self.to_string())
+            }
             Self::Name { .. } => Kind::invalid("name", self.to_string()),
             Self::Missing { .. } => Kind::NotFound,
             Self::Mismatch { .. } => Kind::DataLoss,
@@ -151,6 +165,9 @@ impl Roots {
     pub fn locate(&self, uri: &str) -> Result<PathBuf, Error> {
         if self.roots.is_empty() {
             return Err(Error::NoRoot);
+        }
+        if uri.len() > MAX_URI_BYTES {
+            return Err(Error::LongUri { length: uri.len() });
         }
         let named = path_of(uri).ok_or_else(|| Error::Uri {
             uri: uri.to_owned(),
@@ -317,9 +334,11 @@ fn digest_file(path: &Path) -> Result<(String, u64), Error> {
 /// A complete, synced file beside `path`, under a name no other call uses.
 fn temporary(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
+    // Two containers on one disk may have the same process id.
+    static PROCESS: LazyLock<u64> = LazyLock::new(rand::random);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}-{serial}.tmp", std::process::id()));
+    name.push(format!(".{:016x}-{serial}.tmp", *PROCESS));
     let temporary = path.with_file_name(name);
     let write = || {
         let mut file = OpenOptions::new()
@@ -331,6 +350,8 @@ fn temporary(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     };
     match write() {
         Ok(()) => Ok(temporary),
+        // Somebody else's: theirs to finish.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
         Err(error) => {
             let _may_not_exist = fs::remove_file(&temporary);
             Err(error)
@@ -351,7 +372,10 @@ fn path_of(uri: &str) -> Option<PathBuf> {
     if url.scheme() != "file" || url.query().is_some() || url.fragment().is_some() {
         return None;
     }
-    url.to_file_path().ok()
+    let path = url.to_file_path().ok()?;
+    // Plain ones are gone by now; `%2f..` only becomes one here.
+    let climbs = path.components().any(|part| part == Component::ParentDir);
+    (!climbs).then_some(path)
 }
 
 fn io_error<'a>(verb: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
@@ -453,9 +477,13 @@ mod tests {
             "/etc/passwd",
             "",
             "file://host/etc/passwd",
+            &format!("file://{base}%2f..%2fsecret"),
+            &format!("file://{base}%2f..%2fabsent"),
         ] {
             assert!(matches!(roots.locate(uri), Err(Error::Uri { .. })), "{uri}");
         }
+        let long = format!("file://{base}{}", "/d".repeat(10_000));
+        assert!(matches!(roots.locate(&long), Err(Error::LongUri { .. })));
         for name in ["../secret", "/etc/passwd", "a/../../b", "", "."] {
             assert!(
                 matches!(roots.place(name), Err(Error::Name { .. })),

@@ -56,7 +56,7 @@ pub struct ListenOptions {
     #[arg(long, env = "DIPTYCH_HEALTH_LISTEN", value_name = "ADDRESS")]
     pub health_listen: Option<SocketAddr>,
     /// How long running calls may take to end after a stop was asked for, in seconds.
-    #[arg(long, env = "DIPTYCH_DRAIN_TIMEOUT_SECONDS", default_value_t = DRAIN_TIMEOUT_SECONDS, value_name = "SECONDS")]
+    #[arg(long, env = "DIPTYCH_DRAIN_TIMEOUT_SECONDS", default_value_t = DRAIN_TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(..=MAX_SECONDS), value_name = "SECONDS")]
     pub drain_timeout_seconds: u64,
     /// Largest message accepted or sent, in bytes.
     #[arg(long, env = "DIPTYCH_MAX_MESSAGE_BYTES", default_value_t = MAX_MESSAGE_BYTES, value_name = "BYTES")]
@@ -65,7 +65,7 @@ pub struct ListenOptions {
     #[arg(long, env = "DIPTYCH_MAX_CONCURRENT_REQUESTS", default_value_t = MAX_CONCURRENT_REQUESTS, value_name = "COUNT")]
     pub max_concurrent_requests: usize,
     /// Longest time any call may take, in seconds, whatever its caller allows.
-    #[arg(long, env = "DIPTYCH_REQUEST_TIMEOUT_SECONDS", default_value_t = REQUEST_TIMEOUT_SECONDS, value_name = "SECONDS")]
+    #[arg(long, env = "DIPTYCH_REQUEST_TIMEOUT_SECONDS", default_value_t = REQUEST_TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(..=MAX_SECONDS), value_name = "SECONDS")]
     pub request_timeout_seconds: u64,
 }
 
@@ -149,7 +149,7 @@ pub struct CacheOptions {
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<String>,
     /// How long an entry lives, in seconds.
-    #[arg(long, env = "DIPTYCH_CACHE_TTL_SECONDS", default_value_t = CACHE_TTL_SECONDS, value_name = "SECONDS")]
+    #[arg(long, env = "DIPTYCH_CACHE_TTL_SECONDS", default_value_t = CACHE_TTL_SECONDS, value_parser = clap::value_parser!(u64).range(..=MAX_SECONDS), value_name = "SECONDS")]
     pub cache_ttl_seconds: u64,
     /// Memory of the in-process cache, in bytes.
     #[arg(long, env = "DIPTYCH_CACHE_MAX_BYTES", default_value_t = CACHE_MAX_BYTES, value_name = "BYTES")]
@@ -177,6 +177,8 @@ pub struct ArtefactOptions {
     pub artefact_roots: Vec<PathBuf>,
 }
 
+/// Ten years: more than any wait here, and far from where clocks and timers overflow.
+const MAX_SECONDS: u64 = 10 * 365 * 24 * 3600;
 const DRAIN_TIMEOUT_SECONDS: u64 = 25;
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 const MAX_CONCURRENT_REQUESTS: usize = 256;
@@ -191,12 +193,19 @@ const CACHE_TIMEOUT_MS: u64 = 200;
 impl ListenOptions {
     /// See [`ListenOptions::request_timeout_seconds`].
     pub fn request_timeout(&self) -> Duration {
-        Duration::from_secs(self.request_timeout_seconds)
+        Duration::from_secs(self.request_timeout_seconds.min(MAX_SECONDS))
     }
 
     /// See [`ListenOptions::drain_timeout_seconds`].
     pub fn drain_timeout(&self) -> Duration {
-        Duration::from_secs(self.drain_timeout_seconds)
+        Duration::from_secs(self.drain_timeout_seconds.min(MAX_SECONDS))
+    }
+}
+
+impl CacheOptions {
+    /// See [`CacheOptions::cache_ttl_seconds`].
+    pub fn cache_ttl(&self) -> Duration {
+        Duration::from_secs(self.cache_ttl_seconds.min(MAX_SECONDS))
     }
 }
 
@@ -318,5 +327,13 @@ mod tests {
         assert_eq!(options.artefacts.artefact_roots.len(), 2);
         let error = parse("x --tls-cert-file a.pem").expect_err("the key is missing");
         assert!(error.to_string().contains("--tls-key-file"), "{error}");
+        for option in [
+            "--cache-ttl-seconds",
+            "--request-timeout-seconds",
+            "--drain-timeout-seconds",
+        ] {
+            let error = parse(&format!("x {option} {}", u64::MAX)).expect_err("too long");
+            assert!(error.to_string().contains(option), "{error}");
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Health is per service name and for "" as a whole: NOT_SERVING until the warm-up ended well,
 //! SERVING, and NOT_SERVING again from the moment a stop is asked for. Running calls then have the
-//! drain's time to end; what is left after it is answered UNAVAILABLE.
+//! drain's time to end; what is left after it is answered UNAVAILABLE. Work in the background ends
+//! on the same stop, and within the same time.
 
 mod health;
 
@@ -12,7 +13,7 @@ use http::{Request, Response};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
-    time::{Duration, timeout},
+    time::{Duration, Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -38,6 +39,7 @@ pub struct Service {
     descriptor: &'static [u8],
     names: Vec<&'static str>,
     routes: Routes,
+    background: Vec<CancellationToken>,
 }
 
 impl Service {
@@ -50,7 +52,16 @@ impl Service {
             descriptor,
             names: Vec::new(),
             routes: Routes::default(),
+            background: Vec::new(),
         }
+    }
+
+    /// Names work in the background that ends with the service's stop: the service is not at its
+    /// end before `ended` is cancelled, or the drain's time is over.
+    #[must_use]
+    pub fn with_background(mut self, ended: CancellationToken) -> Self {
+        self.background.push(ended);
+        self
     }
 
     /// Adds one generated gRPC server. Its message limits are its own: call
@@ -94,7 +105,8 @@ pub(crate) enum Phase {
     Draining,
 }
 
-/// Serves until `stop` is cancelled (or the handle is stopped or dropped), then drains.
+/// Serves until `stop` is cancelled, then drains. The handle's stop and drop cancel that same token:
+/// give each service its own, and give it to whatever is to end with the service.
 ///
 /// Calls are refused with UNAVAILABLE until `warm_up` has ended well; when it fails, the service
 /// stops and [`Handle::wait`] says why.
@@ -112,7 +124,6 @@ where
     E: Into<Box<dyn Error + Send + Sync>> + Send + 'static,
 {
     crate::prometheus::install();
-    let stop = stop.child_token();
     let (phase, watched) = watch::channel(Phase::Warming);
     let address = listener.address;
     let health_address = listener.health_address;
@@ -127,8 +138,9 @@ where
         drain_timeout: listener.options.drain_timeout(),
         telemetry: service.telemetry.clone(),
         name: name.clone(),
+        background: service.background.clone(),
     };
-    let servers = Servers::start(service, listener, &life)?;
+    let servers = Servers::start(service, listener, &life).inspect_err(|_| stop.cancel())?;
     tracing::info!(service = name, %address, tls = encrypted, "listening");
     let warm_up = async move {
         warm_up
@@ -339,6 +351,7 @@ struct Life {
     drain_timeout: Duration,
     telemetry: Telemetry,
     name: String,
+    background: Vec<CancellationToken>,
 }
 
 impl Life {
@@ -354,8 +367,12 @@ impl Life {
         self.health.set(false).await;
         self.phase.send_replace(Phase::Draining);
         tracing::info!(service = self.name, "draining");
+        // Whoever ended it: a warm-up that failed ends the work in the background too.
+        self.stop.cancel();
         self.draining.cancel();
+        let deadline = Instant::now() + self.drain_timeout;
         self.drain(servers).await;
+        self.join_background(deadline).await;
         self.telemetry.flush().await;
         tracing::info!(service = self.name, "stopped");
         ended
@@ -377,6 +394,19 @@ impl Life {
         tracing::info!(service = self.name, "serving");
         self.stop.cancelled().await;
         Ok(())
+    }
+
+    /// Waits for the work in the background, which was told to end when the drain began.
+    async fn join_background(&self, deadline: Instant) {
+        let deadline = deadline.max(Instant::now() + LAST_WORDS);
+        let ended = async {
+            for work in &self.background {
+                work.cancelled().await;
+            }
+        };
+        if timeout_at(deadline, ended).await.is_err() {
+            tracing::warn!(service = self.name, "work in the background was cut");
+        }
     }
 
     /// Lets running calls end, then ends them.

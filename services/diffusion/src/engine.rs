@@ -110,7 +110,8 @@ struct Queue {
 }
 
 impl Engine {
-    /// Starts the device thread: `capacity` pictures may wait, `max_batch` are on the device.
+    /// Starts the device thread: `capacity` pictures may wait, `max_batch` of their models' own sizes
+    /// are on the device, or as many pixels in fewer larger ones.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -187,6 +188,7 @@ impl Shared {
 /// What the thread owns.
 struct Device {
     shared: Arc<Shared>,
+    /// In pictures of their models' own sizes.
     max_batch: usize,
     on_device: Vec<Active>,
 }
@@ -225,17 +227,27 @@ impl Device {
     fn take_in(&mut self) -> bool {
         let shared = self.shared.clone();
         let mut taken = Vec::new();
+        let on_device = self.on_device.iter();
+        let mut used: usize = on_device
+            .map(|active| active.pipeline.cost(&active.request))
+            .sum();
         let mut queue = shared.lock();
         loop {
             if queue.closed {
                 return false;
             }
-            while self.on_device.len() + taken.len() < self.max_batch {
-                match queue.waiting.pop_front() {
-                    Some((ticket, _)) if ticket.context.is_cancelled() => {}
-                    Some(next) => taken.push(next),
-                    None => break,
+            while let Some((ticket, _)) = queue.waiting.front() {
+                if ticket.context.is_cancelled() {
+                    queue.waiting.pop_front();
+                    continue;
                 }
+                let cost = ticket.pipeline.cost(&ticket.request);
+                // One that is larger than a whole batch goes alone.
+                if used > 0 && used + cost > self.max_batch {
+                    break;
+                }
+                used += cost;
+                taken.extend(queue.waiting.pop_front());
             }
             shared.depth.set(queue.waiting.len());
             if !(self.on_device.is_empty() && taken.is_empty()) {

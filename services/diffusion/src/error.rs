@@ -1,5 +1,6 @@
 //! Why there is no picture, or no score.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::{Kind, ServiceError};
@@ -96,6 +97,9 @@ pub enum Error {
     /// A picture that cannot be encoded.
     #[error("cannot encode the picture")]
     Encode(#[from] png::EncodingError),
+    /// What a computation failed with that several callers waited for.
+    #[error(transparent)]
+    Shared(Arc<Error>),
     /// A task of ours ended badly.
     #[error("a task failed: {0}")]
     Task(String),
@@ -155,6 +159,7 @@ impl ServiceError for Error {
             Self::NoPicture(_) => Kind::DataLoss,
             Self::NotOffered(_) => Kind::Unimplemented,
             Self::Artefact(error) => error.kind(),
+            Self::Shared(error) => error.kind(),
             Self::Load { .. } | Self::LoadScoring { .. } | Self::NoModel => {
                 Kind::FailedPrecondition
             }
@@ -172,6 +177,7 @@ impl ServiceError for Error {
             Self::NoPicture(models::stable_diffusion::Error::Blank) => "BLANK_IMAGE",
             Self::NoPicture(_) => "NOT_FINITE",
             Self::Image { .. } => "UNREADABLE_IMAGE",
+            Self::Shared(error) => error.reason(),
             _ => self.kind().reason(),
         }
     }

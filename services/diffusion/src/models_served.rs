@@ -31,7 +31,8 @@ pub(crate) struct Scorer {
 }
 
 impl Served {
-    /// Loads all models of the options and asks each diffusion model for one picture.
+    /// Loads all models of the options and asks each for one whole picture, or for one
+    /// embedding of each kind.
     ///
     /// # Errors
     /// The first that does not load, by name, file and field.
@@ -114,6 +115,9 @@ fn builtin(assets: Option<&Path>, name: &str, file: &str) -> Option<NamedFolder>
     })
 }
 
+/// Steps of the picture that a model is asked for before it is served.
+const WARM_UP_STEPS: usize = 2;
+
 fn load_pipeline(model: &NamedFolder) -> Result<Arc<Pipeline>, Error> {
     let NamedFolder { name, folder } = model;
     let pipeline = Pipeline::load(folder, name).map_err(|source| Error::Load {
@@ -125,25 +129,26 @@ fn load_pipeline(model: &NamedFolder) -> Result<Arc<Pipeline>, Error> {
         prompt: String::new(),
         negative_prompt: String::new(),
         seed: 0,
-        steps: 1,
+        steps: WARM_UP_STEPS,
         guidance: 1.,
         width_px: side,
         height_px: side,
         syntax: PromptSyntax::Plain,
         scheduler: None,
     };
-    let mut picture = pipeline.begin(&small)?;
-    pipeline.step(&mut [&mut picture])?;
+    pipeline.generate(&small)?;
     tracing::info!(model = name, sha256 = pipeline.sha256(), "model loaded");
     Ok(Arc::new(pipeline))
 }
 
 fn load_scorer(model: &NamedFolder) -> Result<Scorer, Error> {
     let NamedFolder { name, folder } = model;
-    let clip = Clip::load(folder).map_err(|source| Error::LoadScoring {
+    let failed = |source| Error::LoadScoring {
         name: name.clone(),
         source: Box::new(source),
-    })?;
+    };
+    let clip = Clip::load(folder).map_err(failed)?;
+    clip.warm_up().map_err(failed)?;
     Ok(Scorer {
         name: name.clone(),
         clip: Arc::new(clip),

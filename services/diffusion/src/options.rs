@@ -22,7 +22,7 @@ pub struct Options {
     /// Pictures that may wait for the device; the next request is refused.
     #[arg(long, env = "DIPTYCH_DIFFUSION_QUEUE_CAPACITY", default_value_t = QUEUE_CAPACITY, value_name = "COUNT")]
     pub queue_capacity: usize,
-    /// Pictures on the device at a time.
+    /// Pictures on the device at a time, of their models' own sizes; larger ones count as several.
     #[arg(long, env = "DIPTYCH_DIFFUSION_MAX_BATCH", default_value_t = MAX_BATCH, value_name = "COUNT")]
     pub max_batch: usize,
     /// Pictures that one request may ask for.

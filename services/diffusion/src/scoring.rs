@@ -36,7 +36,7 @@ pub(crate) struct Scoring {
     roots: Arc<Roots>,
     cache: Cache,
     /// One computation at a time; the diffusion model has the other threads.
-    device: Semaphore,
+    device: Arc<Semaphore>,
 }
 
 #[derive(Clone, Copy)]
@@ -51,7 +51,7 @@ impl Scoring {
             served,
             roots: Arc::new(roots),
             cache,
-            device: Semaphore::new(1),
+            device: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -159,13 +159,21 @@ impl Scoring {
         let clip = scorer.clip.clone();
         let compute = move || {
             let unreadable = |e| Error::Image {
-                field,
+                field: String::new(),
                 rule: format!("cannot be read: {e}"),
             };
             let picture = decode_rgb(&bytes).map_err(unreadable)?;
             Ok(clip.embed_images(&[picture]).remove(0))
         };
-        self.cached(key, compute).await
+        // The failure is shared, its place in the request is each caller's own.
+        let placed = |error: Arc<Error>| match &*error {
+            Error::Image { rule, .. } => Error::Image {
+                field,
+                rule: rule.clone(),
+            },
+            _ => Error::Shared(error),
+        };
+        self.cached(key, compute).await.map_err(placed)
     }
 
     async fn embed_text(&self, scorer: &Scorer, text: String) -> Result<Vec<f32>, Error> {
@@ -173,32 +181,35 @@ impl Scoring {
             .part("model", scorer.clip.sha256())
             .part("text", &text);
         let clip = scorer.clip.clone();
-        self.cached(key, move || {
+        let compute = move || {
             clip.embed_text(&text)
                 .map_err(|error| Error::ScoringModel(Box::new(error)))
-        })
-        .await
+        };
+        self.cached(key, compute).await.map_err(Error::Shared)
     }
 
-    /// The vector under `key`, computed on a thread of its own when it is not there.
+    /// The vector under `key`, computed on a thread of its own when it is not there; callers that ask
+    /// for the same one at the same time share the computation.
     async fn cached(
         &self,
         key: Key,
         compute: impl FnOnce() -> Result<Vec<f32>, Error> + Send + 'static,
-    ) -> Result<Vec<f32>, Error> {
-        if let Some(found) = self.cache.get(&key).await {
-            return Ok(found
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|b| f32::from_le_bytes(*b))
-                .collect());
-        }
-        let _permit = self.device.acquire().await.map_err(|_| Error::Stopping)?;
-        let vector = blocking(compute).await?;
-        let bytes: Vec<u8> = vector.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.cache.put(&key, bytes.into()).await;
-        Ok(vector)
+    ) -> Result<Vec<f32>, Arc<Error>> {
+        let device = Arc::clone(&self.device);
+        let fill = async move {
+            let permit = device.acquire_owned().await.map_err(|_| Error::Stopping)?;
+            let compute = move || {
+                // Given back when the computation has ended, whether or not its caller is still here.
+                let _permit = permit;
+                compute()
+            };
+            let vector = blocking(compute).await?;
+            let bytes: Vec<u8> = vector.iter().flat_map(|v| v.to_le_bytes()).collect();
+            Ok(Bytes::from(bytes))
+        };
+        let found = self.cache.get_or_compute(&key, fill).await?;
+        let (values, _) = found.as_chunks::<4>();
+        Ok(values.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }
 }
 

@@ -27,8 +27,8 @@ pub(crate) struct Position {
     pub(crate) step: u64,
     /// Samples drawn in the stage.
     pub(crate) drawn: u64,
-    /// Names and hashes of the stage's sources; other data must not go on from here.
-    pub(crate) data: Vec<String>,
+    /// Hashes of the base and of all stages' sources; a run on others must not go on from here.
+    pub(crate) inputs: Vec<String>,
     /// Samples without supervision, in the stages before this one.
     pub(crate) skipped: u64,
     /// Supervised positions so far.

@@ -97,26 +97,19 @@ pub(crate) fn prepare(
         skipped: BTreeMap::new(),
         hashes: Vec::new(),
     };
-    for (source, asked) in sources.into_iter().zip(&stage.sources) {
-        data.hashes.push(format!(
-            "{} sha256:{}",
-            label(asked, &source.path),
-            source.sha256
-        ));
+    data.hashes = hashes(stage, &sources);
+    for source in sources {
         let before = data.samples.len();
         for sample in source.samples {
             let refused = |reason: String| Error::Data {
                 path: source.path.clone(),
                 reason: format!("sample {:?}: {reason}", sample.id),
             };
-            let encoded = encode_sample(plan, stage.template(), &sample, model).map_err(refused)?;
+            let encoded = encode_sample(plan.max_tokens, stage.template(), &sample, model);
+            let encoded = encoded.map_err(refused)?;
             match encoded.unsupervised {
                 Some(reason) => *data.skipped.entry(reason).or_default() += 1,
-                None => data.samples.push(Prepared {
-                    id: sample.id,
-                    pictures: sample.pictures,
-                    encoded,
-                }),
+                None => data.samples.push(Prepared::new(sample, encoded, model)),
             }
         }
         let kept = data.samples.len() - before;
@@ -130,6 +123,14 @@ pub(crate) fn prepare(
         data.sizes.push(kept);
     }
     Ok(data)
+}
+
+/// Name and hash of each source of a stage.
+pub(crate) fn hashes(stage: &Stage, sources: &[RawSource]) -> Vec<String> {
+    let named = |(source, asked): (&RawSource, &Source)| {
+        format!("{} sha256:{}", label(asked, &source.path), source.sha256)
+    };
+    sources.iter().zip(&stage.sources).map(named).collect()
 }
 
 /// The bytes of a picture.
@@ -149,25 +150,42 @@ pub(crate) fn picture_bytes(picture: &Picture) -> Result<Arc<[u8]>, Error> {
     }
 }
 
+impl Prepared {
+    /// A sample with the pictures whose marks are left: a caption's are those of its first question,
+    /// and a sample that is too long loses its last.
+    fn new(sample: RawSample, encoded: Encoded, model: &Llava) -> Self {
+        let RawSample {
+            id, mut pictures, ..
+        } = sample;
+        pictures.truncate(encoded.image_count(model.config().image_token_index));
+        Self {
+            id,
+            pictures,
+            encoded,
+        }
+    }
+}
+
 fn encode_sample(
-    plan: &Plan,
+    max_tokens: usize,
     template: Template,
     sample: &RawSample,
     model: &Llava,
 ) -> Result<Encoded, String> {
     let config = model.config();
-    let mut encoded = encode(template, &sample.rounds, model.tokenizer())
-        .map_err(|error| runtime::error::chain(&error))?;
-    let marks = encoded.image_count(config.image_token_index);
-    if template == Template::VicunaV1 && marks != sample.pictures.len() {
+    let asked = sample.rounds.iter().map(|round| &round.question);
+    let marks: usize = asked
+        .map(|question| question.matches(IMAGE_MARK).count())
+        .sum();
+    if marks != sample.pictures.len() {
         return Err(format!(
             "{marks} `<image>` marks for {} pictures",
             sample.pictures.len()
         ));
     }
-    let limit = plan
-        .max_tokens
-        .min(config.text_config.max_position_embeddings);
+    let mut encoded = encode(template, &sample.rounds, model.tokenizer())
+        .map_err(|error| runtime::error::chain(&error))?;
+    let limit = max_tokens.min(config.text_config.max_position_embeddings);
     encoded.truncate(limit, config.image_token_index, config.tokens_per_image());
     Ok(encoded)
 }
@@ -229,12 +247,15 @@ async fn read_dataset(folder: PathBuf) -> Result<RawSource, Error> {
     let reader = Reader::open(Root::folder(&folder).map_err(failed)?)
         .await
         .map_err(failed)?;
-    let samples: Vec<RawSample> = reader
-        .samples()
-        .map_ok(stored_sample)
-        .try_collect()
-        .await
-        .map_err(failed)?;
+    let stored: Vec<Sample> = reader.samples().try_collect().await.map_err(failed)?;
+    let refused = |reason| Error::Data {
+        path: folder.clone(),
+        reason,
+    };
+    let samples: Vec<RawSample> = stored
+        .into_iter()
+        .map(|sample| stored_sample(sample).map_err(refused))
+        .collect::<Result<_, _>>()?;
     if samples.is_empty() {
         return Err(Error::Data {
             path: folder.clone(),
@@ -248,21 +269,24 @@ async fn read_dataset(folder: PathBuf) -> Result<RawSource, Error> {
     })
 }
 
-fn stored_sample(sample: Sample) -> RawSample {
+fn stored_sample(sample: Sample) -> Result<RawSample, String> {
     let words = turns(&sample);
-    let pictures: Vec<Picture> = sample
-        .images
-        .into_iter()
-        .filter_map(|image| match image.content {
-            Some(Content::Data(bytes)) => Some(Picture::Bytes(bytes.as_ref().into())),
-            _ => None,
-        })
-        .collect();
-    RawSample {
+    let picture = |(index, content): (usize, Option<Content>)| match content {
+        Some(Content::Data(bytes)) => Ok(Picture::Bytes(bytes.as_ref().into())),
+        Some(Content::Artefact(_)) => Err((index, "is given by reference")),
+        None => Err((index, "has no content")),
+    };
+    let contents = sample.images.into_iter().map(|image| image.content);
+    let pictures: Result<Vec<Picture>, (usize, &str)> = contents.enumerate().map(picture).collect();
+    let pictures = pictures.map_err(|(index, what)| {
+        let id = &sample.id;
+        format!("sample {id:?}: picture {index} {what}; pictures must be stored in the dataset")
+    })?;
+    Ok(RawSample {
         rounds: rounds(&words, pictures.len()),
         id: sample.id,
         pictures,
-    }
+    })
 }
 
 /// Question–answer pairs; a picture that no turn marks stands before the first question.
@@ -300,4 +324,70 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or(Err(Error::DeviceLost))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/models/tests/fixtures/llava")
+    }
+
+    fn sample(questions: &[&str], picture_count: usize) -> RawSample {
+        let round = |question: &&str| Round {
+            question: (*question).to_owned(),
+            answer: "A dog.".to_owned(),
+        };
+        RawSample {
+            id: "a".into(),
+            pictures: vec![Picture::File(fixture().join("picture2.png")); picture_count],
+            rounds: questions.iter().map(round).collect(),
+        }
+    }
+
+    #[test]
+    fn every_picture_of_a_sample_has_its_mark_however_much_is_cut_off() {
+        let model = Llava::load(&fixture()).expect("the tiny checkpoint");
+        let token = model.config().image_token_index;
+        let questions = ["<image>\nWhat is this?", "And this?\n<image>"];
+        let mut seen = std::collections::BTreeSet::new();
+        for limit in 1..200 {
+            for template in [Template::VicunaV1, Template::Plain] {
+                let raw = sample(&questions, 2);
+                let encoded = encode_sample(limit, template, &raw, &model).expect("encoded");
+                let cut = Prepared::new(raw, encoded, &model);
+                assert_eq!(cut.pictures.len(), cut.encoded.image_count(token));
+                seen.insert((template == Template::Plain, cut.pictures.len()));
+            }
+        }
+        assert!(seen.contains(&(false, 1)) && seen.contains(&(false, 2)));
+        assert!(seen.contains(&(true, 1)), "a caption has one picture");
+        for template in [Template::VicunaV1, Template::Plain] {
+            let error = encode_sample(200, template, &sample(&questions[..1], 2), &model);
+            assert!(
+                error
+                    .expect_err("one too many")
+                    .contains("1 `<image>` marks")
+            );
+        }
+    }
+
+    #[test]
+    fn a_stored_picture_by_reference_is_refused_and_not_left_out() {
+        let image = proto::dataset::v1::Image {
+            content: Some(Content::Artefact(Default::default())),
+            ..Default::default()
+        };
+        let stored = Sample {
+            id: "b".into(),
+            images: vec![image],
+            ..Sample::default()
+        };
+        let error = stored_sample(stored).expect_err("refused");
+        assert!(
+            error.contains("\"b\": picture 0 is given by reference"),
+            "{error}"
+        );
+    }
 }

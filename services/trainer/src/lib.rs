@@ -44,7 +44,8 @@ pub const DEFAULT_PORT: u16 = 50054;
 pub const NAME: &str = "trainer";
 
 /// Serves the trainer on `listener` until `stop` is cancelled; unfinished jobs of an earlier
-/// process go on from their newest checkpoints.
+/// process go on from their newest checkpoints. The handle's end waits for the running job's
+/// checkpoint.
 ///
 /// # Errors
 /// An artefact root that cannot be used, and what [`serve()`](runtime::serve()) gives.
@@ -57,10 +58,13 @@ pub async fn start(
 ) -> Result<Handle, StartError> {
     let service = service(options, stop.clone())
         .map_err(|error| StartError::Options(runtime::error::chain(&error)))?;
+    let jobs_ended = service.jobs_ended();
     let server = TrainerServiceServer::new(service)
         .max_decoding_message_size(max_message_bytes)
         .max_encoding_message_size(max_message_bytes);
-    let service = runtime::Service::new(telemetry, proto::FILE_DESCRIPTOR_SET).with(server);
+    let service = runtime::Service::new(telemetry, proto::FILE_DESCRIPTOR_SET)
+        .with(server)
+        .with_background(jobs_ended);
     // Models are loaded by jobs; there is nothing to warm.
     let warm_up = async { Ok::<(), std::io::Error>(()) };
     serve(service, listener, warm_up, stop).await

@@ -82,6 +82,9 @@ pub struct Outcome {
     pub final_loss: f64,
     /// Supervised positions in all.
     pub supervised_token_count: u64,
+    /// Hashes of the base and of all stages' sources.
+    #[serde(default)]
+    pub inputs: Vec<String>,
 }
 
 /// An output folder that belongs to one plan.

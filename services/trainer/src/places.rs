@@ -102,33 +102,42 @@ impl Places {
             field: "spec.output".into(),
             source,
         };
-        match self.roots.locate(uri) {
-            Ok(path) if path.is_dir() => return Ok(path),
-            Ok(path) => {
-                return Err(Error::field(
-                    "spec.output",
-                    format!("{} is no folder", path.display()),
-                ));
+        let mut present = uri;
+        let mut absent = Vec::new();
+        let mut path = loop {
+            match self.roots.locate(present) {
+                Ok(path) if path.is_dir() => break path,
+                Ok(path) => {
+                    return Err(Error::field(
+                        "spec.output",
+                        format!("{} is no folder", path.display()),
+                    ));
+                }
+                Err(artefact::Error::Missing { .. }) => {}
+                Err(error) => return Err(failed(error)),
             }
-            Err(artefact::Error::Missing { .. }) => {}
-            Err(error) => return Err(failed(error)),
-        }
-        let (parent, name) = uri
-            .trim_end_matches('/')
-            .rsplit_once('/')
-            .unwrap_or_default();
-        if matches!(name, "" | "." | "..") || name.contains(['%', '\\']) {
-            return Err(failed(artefact::Error::Uri {
-                uri: uri.to_owned(),
-            }));
-        }
-        let path = self.folder(parent)?.join(name);
-        match std::fs::create_dir(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                Err(Error::write(path)(error))
+            let (parent, name) = present
+                .trim_end_matches('/')
+                .rsplit_once('/')
+                .unwrap_or_default();
+            if matches!(name, "" | "." | "..") || name.contains(['%', '\\']) {
+                return Err(failed(artefact::Error::Uri {
+                    uri: uri.to_owned(),
+                }));
             }
-            _ => Ok(path),
+            absent.push(name);
+            present = parent;
+        };
+        for name in absent.into_iter().rev() {
+            path.push(name);
+            match std::fs::create_dir(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Error::write(path)(error));
+                }
+                _ => {}
+            }
         }
+        Ok(path)
     }
 }
 

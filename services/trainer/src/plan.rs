@@ -131,6 +131,7 @@ const MAX_STAGES: usize = 8;
 const MAX_SOURCES: usize = 64;
 const MAX_STEPS: u32 = 10_000_000;
 const MAX_BATCH: u32 = 4096;
+const UNKNOWN: &str = "is not a known value";
 const DEFAULT_MAX_TOKENS: usize = 2048;
 const DEFAULT_KEPT: usize = 2;
 
@@ -164,17 +165,18 @@ impl Plan {
             .collect::<Result<_, _>>()?;
         let every = u64::from(spec.checkpoint_every_steps);
         let request = encoded(spec);
+        let aspect = pb::ImageAspect::try_from(spec.image_aspect)
+            .map_err(|_| Error::field("spec.image_aspect", UNKNOWN))?;
         Ok(Self {
             base_name,
             base,
             stages,
             seed: spec.seed,
+            // Last of all that may refuse: it makes folders.
             output: places.output(spec.output.as_ref(), &request)?,
             checkpoint_every: (every > 0).then_some(every),
             checkpoints_kept: or_default(spec.checkpoints_kept as usize, DEFAULT_KEPT),
-            pads_images: pb::ImageAspect::try_from(spec.image_aspect)
-                .map_err(|_| Error::field("spec.image_aspect", "is not a known value"))?
-                != pb::ImageAspect::Square,
+            pads_images: aspect != pb::ImageAspect::Square,
             max_tokens: or_default(spec.max_token_count as usize, DEFAULT_MAX_TOKENS),
             request,
         })
@@ -277,7 +279,10 @@ impl Stage {
             step_count: u64::from(stage.step_count),
             batch_size: stage.batch_size as usize,
             micro_batches: micro_batches as usize,
-            averages_micro_batches: stage.loss_reduction() == pb::LossReduction::MicrobatchMean,
+            averages_micro_batches: match pb::LossReduction::try_from(stage.loss_reduction) {
+                Ok(reduction) => reduction == pb::LossReduction::MicrobatchMean,
+                Err(_) => return Err(Error::field(at("loss_reduction"), UNKNOWN)),
+            },
             optimizer: Optimizer::parse(&at("optimizer"), stage.optimizer.as_ref())?,
         })
     }
@@ -391,12 +396,13 @@ impl Optimizer {
             epsilon: or(within("epsilon", s.epsilon, 0.0, 1.0)?, defaults.epsilon),
             max_gradient_norm: (max_norm >= 0.0).then_some(or(max_norm, 1.0)),
             warmup_ratio: within("warmup_ratio", s.warmup_ratio, 0.0, 1.0)?,
-            shape: match s.schedule() {
-                pb::LearningRateSchedule::Unspecified | pb::LearningRateSchedule::Cosine => {
+            shape: match pb::LearningRateSchedule::try_from(s.schedule) {
+                Ok(pb::LearningRateSchedule::Unspecified | pb::LearningRateSchedule::Cosine) => {
                     Shape::Cosine
                 }
-                pb::LearningRateSchedule::Linear => Shape::Linear,
-                pb::LearningRateSchedule::Constant => Shape::Constant,
+                Ok(pb::LearningRateSchedule::Linear) => Shape::Linear,
+                Ok(pb::LearningRateSchedule::Constant) => Shape::Constant,
+                Err(_) => return Err(Error::field(format!("{at}.schedule"), UNKNOWN)),
             },
         })
     }

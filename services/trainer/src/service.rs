@@ -9,6 +9,7 @@ use proto::trainer::v1 as pb;
 use proto::trainer::v1::trainer_service_server::TrainerService;
 use runtime::jobs::{Jobs, Snapshot};
 use runtime::{RequestContext, respond};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
@@ -35,6 +36,11 @@ impl Service {
             places: Arc::new(places),
             models,
         }
+    }
+
+    /// Cancelled when the running job has saved itself, after the stop.
+    pub(crate) fn jobs_ended(&self) -> CancellationToken {
+        self.jobs.ended()
     }
 
     /// The job of `request_id`. One that is known is given as it stands, even where a folder that

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::card::{self, Totals};
 use crate::checkpoint::{self, Found, Position};
-use crate::data::{Prepared, RawSource, StageData, prepare};
+use crate::data::{Prepared, RawSource, StageData, hashes, prepare};
 use crate::error::Error;
 use crate::features::{FeatureCache, Looker};
 use crate::order::Order;
@@ -52,7 +52,9 @@ pub(crate) fn run(
     observer: &dyn Observer,
 ) -> Result<Outcome, Error> {
     let output = Output::claim(plan)?;
+    let inputs = inputs(plan, &sources)?;
     if let Some(outcome) = output.outcome() {
+        same_inputs("its result", &outcome.inputs, &inputs, plan)?;
         return Ok(outcome);
     }
     let mut model = Llava::load(&plan.base)?;
@@ -61,9 +63,11 @@ pub(crate) fn run(
     let mut position = match &found {
         None => Position {
             plan_sha256: output.plan_sha256().to_owned(),
+            inputs,
             ..Position::default()
         },
         Some(found) => {
+            same_inputs("its checkpoint", &found.position.inputs, &inputs, plan)?;
             tracing::info!(step = found.position.step, "going on from a checkpoint");
             found.restore(&mut model)?;
             found.position.clone()
@@ -94,6 +98,32 @@ pub(crate) fn run(
     run.finish(&model)
 }
 
+/// What decides a run beside its plan: the plan names the base and the data by their places only.
+fn inputs(plan: &Plan, sources: &[Vec<RawSource>]) -> Result<Vec<String>, Error> {
+    let base = models::weights::folder_sha256(&plan.base);
+    let base = base.map_err(models::llava_error::Error::from)?;
+    let mut inputs = vec![format!("base model sha256:{base}")];
+    for (stage, sources) in plan.stages.iter().zip(sources) {
+        inputs.extend(hashes(stage, sources));
+    }
+    Ok(inputs)
+}
+
+fn same_inputs(what: &str, made: &[String], now: &[String], plan: &Plan) -> Result<(), Error> {
+    if made == now {
+        return Ok(());
+    }
+    let changed = now.iter().filter(|input| !made.contains(input));
+    let changed: Vec<&str> = changed.map(String::as_str).collect();
+    Err(Error::Data {
+        path: plan.output.clone(),
+        reason: format!(
+            "{what} is of another base or other data than there is now ({}): choose another output",
+            changed.join(", ")
+        ),
+    })
+}
+
 struct Run<'a> {
     plan: &'a Plan,
     output: Output,
@@ -121,17 +151,9 @@ impl Run<'_> {
         let optimizer = resumed
             .map(|found| found.optimizer(model, stage.optimizer.adamw()))
             .transpose()?;
-        if resumed.is_some() && self.position.data != data.hashes {
-            let path = self.plan.output.clone();
-            return Err(Error::Data {
-                path,
-                reason: "its checkpoint was trained on other data than there is now".into(),
-            });
-        }
         let mut adamw = optimizer
             .flatten()
             .unwrap_or_else(|| Adamw::new(model.parameters(), stage.optimizer.adamw()));
-        self.position.data.clone_from(&data.hashes);
         let weights: Vec<f64> = stage.sources.iter().map(|source| source.weight).collect();
         let mut order = Order::new(self.plan.seed, index, &data.sizes, &weights);
         for _ in 0..self.position.drawn {
@@ -306,6 +328,7 @@ impl Run<'_> {
             skipped_sample_count: totals.skipped_sample_count,
             final_loss: totals.final_loss,
             supervised_token_count: totals.supervised_token_count,
+            inputs: self.position.inputs,
         };
         self.output.finish(&outcome)?;
         Ok(outcome)

@@ -151,6 +151,36 @@ async fn a_known_request_is_answered_although_its_model_has_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_finished_run_is_given_again_only_for_the_data_and_the_base_it_was_made_of() {
+    let mut bench = Bench::start(4).await;
+    let wanted = spec(&bench, &bench.root().join("runs/one"), 1);
+    for name in ["one", "again"] {
+        let job = bench.create(name, &wanted).await.unwrap();
+        let last = bench.watch(&job).await.pop().unwrap();
+        assert_eq!(ended(&last), (JobState::Succeeded, String::new()));
+    }
+    bench.data("data", &RECORDS.replace("A red bus.", "A blue bus."));
+    let job = bench.create("other data", &wanted).await.unwrap();
+    let (state, error) = ended(bench.watch(&job).await.last().unwrap());
+    assert_eq!(state, JobState::Failed);
+    assert!(
+        error.contains("other data") && error.contains("base sha256:"),
+        "{error}"
+    );
+
+    bench.data("data", RECORDS);
+    let config = bench.root().join("model/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text + "\n").unwrap();
+    let job = bench.create("other base", &wanted).await.unwrap();
+    let (state, error) = ended(bench.watch(&job).await.last().unwrap());
+    assert!(
+        state == JobState::Failed && error.contains("another base"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bad_specification_is_refused_by_the_name_of_its_field() {
     let mut bench = Bench::start(4).await;
     let output = bench.root().join("runs/refused");
@@ -234,6 +264,24 @@ async fn a_bad_specification_is_refused_by_the_name_of_its_field() {
             change(&|s| s.output = Some(folder_uri(elsewhere.path()))),
         ),
         (
+            Code::InvalidArgument,
+            "at most 4096",
+            change(&|s| {
+                let far = bench.root().join("d/".repeat(10_000));
+                s.output = Some(folder_uri(&far));
+            }),
+        ),
+        (
+            Code::InvalidArgument,
+            "loss_reduction",
+            change(&|s| s.stages[1].loss_reduction = 77),
+        ),
+        (
+            Code::InvalidArgument,
+            "schedule",
+            change(&|s| s.stages[1].optimizer.as_mut().unwrap().schedule = 77),
+        ),
+        (
             Code::NotFound,
             "data[0].llava_json",
             change(&|s| {
@@ -246,6 +294,7 @@ async fn a_bad_specification_is_refused_by_the_name_of_its_field() {
         let said = explain(&error);
         assert!(said.contains(words), "{words}: {said}");
     }
+    assert!(!output.exists(), "a refused request leaves no folder");
     let absent = GetTrainingJobRequest {
         id: "training-0".into(),
     };
@@ -308,6 +357,18 @@ async fn data_that_cannot_be_used_fails_the_job_with_the_file_and_the_place() {
             "{name}: {error}"
         );
     }
+
+    // A caption with a picture that nothing marks.
+    let records = RECORDS.replacen("<image>\\nIs there", "<image><image>\\nIs there", 1);
+    let json = bench.data("caption", &records);
+    let mut caption = spec(&bench, &bench.root().join("runs/caption"), 2);
+    caption.stages = vec![stage("align", StageKind::Alignment, &json, 2)];
+    let job = bench.create("caption", &caption).await.unwrap();
+    let (state, error) = ended(bench.watch(&job).await.last().unwrap());
+    assert!(
+        state == JobState::Failed && error.contains("sample \"a\": 2 `<image>` marks for 1"),
+        "{error}"
+    );
 
     // A picture that is there and is none.
     let json = bench.data("noise", &RECORDS.replace("picture1.png", "noise.png"));
@@ -405,6 +466,48 @@ async fn a_full_queue_is_refused_at_once_and_a_cancelled_job_ends_after_its_step
         state == JobState::Failed && error.contains("belongs to another run"),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trainer_that_was_stopped_saves_its_last_step_and_the_next_goes_on_from_it() {
+    let mut bench = Bench::start(4).await;
+    let output = bench.root().join("runs/stopped");
+    let wanted = spec(&bench, &output, 1_000_000);
+    assert_eq!(wanted.checkpoint_every_steps, 0);
+    let id = bench.create("stopped", &wanted).await.unwrap();
+    bench.steps_until(&id, 3).await;
+    let record = bench.root().join("jobs").join(&id).join("state-1.json");
+    let (mut saved, mut told) = (0, None);
+    bench = bench
+        .stop_and_start_again(|| {
+            let metrics = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
+            saved = metrics.lines().count() as u32;
+            let checkpoint = output.join(format!("checkpoints/step-{saved:08}/state.json"));
+            assert!(
+                saved >= 3 && checkpoint.is_file(),
+                "{}",
+                checkpoint.display()
+            );
+            let record: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
+            told = record["progress"]["metric"]["step"].as_u64();
+        })
+        .await;
+    let steps = bench.steps_until(&id, saved + 1).await;
+    // The progress on disk may be a second old; no step before the checkpoint is made again.
+    let is_new = |step: &&u32| told != Some(u64::from(**step));
+    let made: Vec<_> = steps.iter().filter(is_new).collect();
+    assert!(made.iter().all(|step| **step > saved), "{saved}: {steps:?}");
+    let request = CancelTrainingJobRequest { id: id.clone() };
+    bench.client.cancel_training_job(request).await.unwrap();
+    let last = bench.watch(&id).await.pop().unwrap();
+    assert_eq!(ended(&last).0, JobState::Cancelled);
+    assert_eq!(last.job.unwrap().epoch, 2);
+    let metrics = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
+    for (line, step) in metrics.lines().zip(1..) {
+        let metric: trainer::Metric = serde_json::from_str(line).unwrap();
+        assert_eq!(metric.step, step);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@
 
 mod redis_tier;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -97,7 +97,7 @@ impl Cache {
         let local = moka::future::Cache::builder()
             .weigher(weigh)
             .max_capacity(options.cache_max_bytes)
-            .time_to_live(Duration::from_secs(options.cache_ttl_seconds))
+            .time_to_live(options.cache_ttl())
             .build();
         let shared = options.redis_url.as_deref().filter(|url| !url.is_empty());
         let shared = shared
@@ -253,6 +253,7 @@ mod tests {
         let options = CacheOptions {
             cache_max_bytes: 10_000,
             cache_max_value_bytes: 1_000,
+            cache_ttl_seconds: u64::MAX,
             ..CacheOptions::default()
         };
         let cache = Cache::open(&options).expect("a cache");

@@ -42,7 +42,7 @@ impl RedisTier {
             connection,
             breaker: Mutex::default(),
             timeout,
-            ttl_ms: options.cache_ttl_seconds.saturating_mul(1000).max(1),
+            ttl_ms: options.cache_ttl().as_secs().saturating_mul(1000).max(1),
             max_value_bytes: options.cache_max_value_bytes,
         })
     }

@@ -219,9 +219,17 @@ impl<W: Work> Jobs<W> {
             creating,
             wake,
             stop,
+            ended: CancellationToken::new(),
         });
         tokio::spawn(Arc::clone(&inner).work_through());
         Ok(Self(inner))
+    }
+
+    /// Cancelled once `stop` was, and the running job has ended or saved what the next process goes
+    /// on from. A service's end waits for it:
+    /// [`with_background`](crate::Service::with_background).
+    pub fn ended(&self) -> CancellationToken {
+        self.0.ended.clone()
     }
 
     /// The job of `request_id`: a new one, or the one that was made by it before.
@@ -326,6 +334,8 @@ struct Inner<W: Work> {
     creating: Mutex<()>,
     wake: Notify,
     stop: CancellationToken,
+    /// Cancelled when the worker has returned.
+    ended: CancellationToken,
 }
 
 impl<W: Work> std::fmt::Debug for Inner<W> {

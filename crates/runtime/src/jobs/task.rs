@@ -107,6 +107,7 @@ impl<W: Work> Task<W> {
 impl<W: Work> Inner<W> {
     /// Runs one job after another until the stop.
     pub(super) async fn work_through(self: Arc<Self>) {
+        let _ended = self.ended.clone().drop_guard();
         loop {
             if self.stop.is_cancelled() {
                 return;
@@ -124,6 +125,11 @@ impl<W: Work> Inner<W> {
 
     async fn run(self: &Arc<Self>, job: Arc<JobOf<W>>, cancel: CancellationToken) {
         let id = job.id.clone();
+        // It may have waited here while another process took it over.
+        if !self.store.owns(&id, job.epoch) {
+            tracing::warn!(job = id, "another process took this job over");
+            return self.board().abandon(&id);
+        }
         let folder = self.store.save(&job).and_then(|()| self.store.work(&id));
         let folder = match folder {
             Ok(folder) => folder,

@@ -142,6 +142,40 @@ async fn a_process_that_stops_leaves_its_job_to_the_next_and_cannot_commit_any_m
 }
 
 #[tokio::test]
+async fn a_waiting_job_that_another_process_took_over_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (training, mut begun) = Training::new();
+    let go = training.go.clone();
+    let first = open(training, folder.path(), &CancellationToken::new());
+    let running = first.create("a", steps(1)).await.expect("created").job;
+    first.create("b", steps(1)).await.expect("created");
+    assert_eq!(soon(begun.recv()).await.expect("it began").0, running.id);
+
+    let (training, mut begun_again) = Training::new();
+    let _second = open(training, folder.path(), &CancellationToken::new());
+    soon(begun_again.recv()).await.expect("taken over");
+
+    // The first process is through with `a`, passes `b` over, and runs what is its own.
+    go.notify_one();
+    let own = first.create("c", steps(1)).await.expect("created").job;
+    assert_eq!(soon(begun.recv()).await.expect("the next began").0, own.id);
+}
+
+#[tokio::test]
+async fn the_jobs_are_at_their_end_when_the_running_one_has_returned() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stop = CancellationToken::new();
+    let (training, mut begun) = Training::new();
+    let jobs = open(training, folder.path(), &stop);
+    jobs.create("run", steps(1)).await.expect("created");
+    let (_, task) = soon(begun.recv()).await.expect("it began");
+    assert!(!jobs.ended().is_cancelled());
+    stop.cancel();
+    soon(jobs.ended().cancelled()).await;
+    assert!(task.is_cancelled());
+}
+
+#[tokio::test]
 async fn a_failed_or_panicking_job_says_so_and_the_next_one_runs() {
     let folder = tempfile::tempdir().expect("a folder");
     let (training, _begun) = Training::new();

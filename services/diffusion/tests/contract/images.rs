@@ -5,14 +5,17 @@ use models::stable_diffusion::{Pipeline, PromptSyntax, Request};
 use proto::dataset::v1::Image;
 use proto::diffusion::v1::generate_images_response::Result as Outcome;
 use proto::diffusion::v1::{
-    GenerateImagesRequest, GetCapabilitiesRequest, ImageItem, ListModelsRequest, Scheduler,
+    GenerateImagesRequest, GetCapabilitiesRequest, ImageItem, ListModelsRequest, SamplingSettings,
+    Scheduler,
 };
 use runtime::options::NamedFolder;
 use runtime::{error, explain};
 use std::collections::HashMap;
 use tonic::Code;
 
-use crate::stage::{SOON, Stage, endless, fixture, item, options, png, progress, wanted, with};
+use crate::stage::{
+    SOON, Stage, endless, fixture, item, options, png, progress, wanted, wide, with,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pictures_come_with_progress_and_say_where_they_come_from() {
@@ -126,6 +129,8 @@ async fn a_bad_request_is_refused_and_the_field_is_named() {
     for (field, request) in [
         ("settings.width_px", with(|s| s.width_px = 63)),
         ("settings.height_px", with(|s| s.height_px = 30_000)),
+        // Four times the model's 16 pixels, and no more.
+        ("settings.width_px", with(|s| s.width_px = 66)),
         ("settings.step_count", with(|s| s.step_count = 1001)),
         (
             "settings.guidance_scale",
@@ -184,6 +189,24 @@ async fn one_prompt_that_is_too_long_does_not_sink_the_others() {
         (failure.reason.as_str(), failure.retryable),
         ("PROMPT_TOO_LONG", false)
     );
+    // Every BREAK is one more pass through the text encoder.
+    let many = wanted(vec![item(1, &"BREAK ".repeat(14)), item(2, "a BREAK b")], 3);
+    let many = GenerateImagesRequest {
+        settings: Some(SamplingSettings {
+            prompt_syntax: proto::dataset::v1::PromptSyntax::Webui.into(),
+            ..many.settings.unwrap()
+        }),
+        ..many
+    };
+    let broken = stage.outcomes(many).await;
+    let Outcome::Failure(failure) = &broken[&format!("{:032x}", 1)] else {
+        panic!("{broken:?}")
+    };
+    assert!(
+        failure.message.contains("15 chunks, at most 14"),
+        "{failure:?}"
+    );
+    assert!(matches!(broken[&format!("{:032x}", 2)], Outcome::Image(_)));
     for (number, cut) in [(2, false), (3, true)] {
         let Outcome::Image(image) = &ends[&format!("{number:032x}")] else {
             panic!("{ends:?}")
@@ -194,9 +217,11 @@ async fn one_prompt_that_is_too_long_does_not_sink_the_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_is_refused_at_once_and_a_caller_that_leaves_frees_the_device() {
+    let folder = tempfile::tempdir().unwrap();
     let stage = Stage::start(Options {
         queue_capacity: 1,
         max_batch: 1,
+        models: vec![wide(folder.path())],
         ..options()
     })
     .await

@@ -143,7 +143,34 @@ pub(crate) async fn progress(stream: &mut Streaming<GenerateImagesResponse>) -> 
 /// A few steps of [`endless`], on a busy machine.
 pub(crate) const SOON: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// A minute of work or more: far longer than [`SOON`].
+/// The tiny checkpoint with a size of its own of 160 pixels, under `folder`.
+pub(crate) fn wide(folder: &Path) -> NamedFolder {
+    let folder = folder.join("wide");
+    copy(&fixture("tiny"), &folder);
+    let config = folder.join("unet/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let wide = text.replace("\"sample_size\": 8", "\"sample_size\": 80");
+    assert_ne!(text, wide);
+    std::fs::write(config, wide).unwrap();
+    NamedFolder {
+        name: "wide".into(),
+        folder,
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+/// A minute of work or more, of the model [`wide`]: far longer than [`SOON`].
 pub(crate) fn endless(number: u64) -> GenerateImagesRequest {
     let mut request = wanted(vec![item(number, "dog")], 1000);
     let settings = request.settings.as_mut().unwrap();

@@ -47,7 +47,7 @@ pub(crate) fn fixture() -> PathBuf {
 /// A trainer in this process, over folders with a model and data.
 pub(crate) struct Bench {
     pub(crate) client: TrainerServiceClient<Channel>,
-    _handle: Handle,
+    handle: Handle,
     folder: TempDir,
 }
 
@@ -59,27 +59,26 @@ impl Bench {
         copy(&fixture(), &root.join("data"));
         std::fs::create_dir(root.join("runs")).unwrap();
         std::fs::write(root.join("data/data.json"), RECORDS).unwrap();
-        let options = trainer::Options {
-            artefacts: ArtefactOptions {
-                artefact_roots: vec![root],
-            },
-            queue_capacity,
-            ..trainer::Options::default()
-        };
-        let listener = Listener::bind(&ListenOptions::default(), 0).await.unwrap();
-        let telemetry = Telemetry::silent(trainer::NAME);
-        let stop = CancellationToken::new();
-        let mut handle = trainer::start(options, &telemetry, listener, 1 << 24, stop)
-            .await
-            .unwrap();
-        handle.ready().await.unwrap();
-        let client = TrainerServiceClient::connect(handle.endpoint())
-            .await
-            .unwrap();
+        let (handle, client) = serve(root, queue_capacity).await;
         Self {
             client,
-            _handle: handle,
+            handle,
             folder,
+        }
+    }
+
+    /// Stops the trainer as a signal does, waits for its end, shows what it left, and starts the next
+    /// one on the same root.
+    pub(crate) async fn stop_and_start_again(self, look: impl FnOnce()) -> Self {
+        let root = self.root();
+        self.handle.stop();
+        self.handle.wait().await.unwrap();
+        look();
+        let (handle, client) = serve(root, 4).await;
+        Self {
+            client,
+            handle,
+            folder: self.folder,
         }
     }
 
@@ -116,6 +115,23 @@ impl Bench {
         let mut seen = Vec::new();
         while let Some(change) = stream.message().await.unwrap() {
             seen.push(change.job.unwrap());
+        }
+        seen
+    }
+
+    /// The steps that are seen until `after` of them are done.
+    pub(crate) async fn steps_until(&mut self, id: &str, after: u32) -> Vec<u32> {
+        let request = WatchTrainingJobRequest { id: id.into() };
+        let mut stream = self
+            .client
+            .watch_training_job(request)
+            .await
+            .unwrap()
+            .into_inner();
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|step| *step < after) {
+            let job = stream.message().await.unwrap().unwrap().job.unwrap();
+            seen.extend(job.progress.map(|progress| progress.done_step_count));
         }
         seen
     }
@@ -166,6 +182,27 @@ impl Bench {
         std::fs::write(&path, text).unwrap();
         path
     }
+}
+
+async fn serve(root: PathBuf, queue_capacity: usize) -> (Handle, TrainerServiceClient<Channel>) {
+    let options = trainer::Options {
+        artefacts: ArtefactOptions {
+            artefact_roots: vec![root],
+        },
+        queue_capacity,
+        ..trainer::Options::default()
+    };
+    let listener = Listener::bind(&ListenOptions::default(), 0).await.unwrap();
+    let telemetry = Telemetry::silent(trainer::NAME);
+    let stop = CancellationToken::new();
+    let mut handle = trainer::start(options, &telemetry, listener, 1 << 24, stop)
+        .await
+        .unwrap();
+    handle.ready().await.unwrap();
+    let client = TrainerServiceClient::connect(handle.endpoint())
+        .await
+        .unwrap();
+    (handle, client)
 }
 
 /// A trainer in a process of its own.
