@@ -13,7 +13,7 @@ mod record;
 mod synthesis;
 mod training;
 
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
 
 use anyhow::Result;
 
@@ -26,6 +26,7 @@ pub use self::{
 use crate::{
     assets::Assets,
     files,
+    jobs::Errand,
     recipe::Recipe,
     suite::Suite,
     synth::{self, Plan},

@@ -291,7 +291,7 @@ where
         let before = outcomes.len();
         let is_last_try = fruitless + 1 == FRUITLESS_TRIES;
         let mut wanted: HashSet<String> = missing.iter().map(|item| id(item).clone()).collect();
-        let keep = |id, outcome| {
+        let keep = |id: String, outcome: Result<T, ItemFailure>| {
             let is_worth_another = |failure: &ItemFailure| failure.retryable && !is_last_try;
             if outcome.as_ref().is_err_and(is_worth_another) {
                 return;
