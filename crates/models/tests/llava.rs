@@ -147,7 +147,7 @@ fn samples_that_the_official_code_gives_up_on_are_masked_with_the_reason() {
             Unsupervised::MarkInTurn,
         ),
         (
-            vec![round("ASSISTANT: what? <image>", "A dog.")],
+            vec![round("ASSISTANT: what?", "A dog.")],
             Unsupervised::MarkInTurn,
         ),
         (

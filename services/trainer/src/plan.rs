@@ -167,6 +167,7 @@ impl Plan {
         let request = encoded(spec);
         let aspect = pb::ImageAspect::try_from(spec.image_aspect)
             .map_err(|_| Error::field("spec.image_aspect", UNKNOWN))?;
+        models::llava::Llava::inspect(&base)?;
         Ok(Self {
             base_name,
             base,

@@ -57,11 +57,7 @@ impl Service {
         }
         let places = Arc::clone(&self.places);
         // Hashes of artefacts are checked and folders made: work for a thread that may block.
-        let check = move || {
-            let plan = Plan::parse(&spec, &places)?;
-            models::llava::Llava::inspect(&plan.base)?;
-            Ok(plan)
-        };
+        let check = move || Plan::parse(&spec, &places);
         let checked = tokio::task::spawn_blocking(check).await;
         let plan = checked.unwrap_or(Err(Error::DeviceLost))?;
         Ok(self.jobs.create(request_id, plan).await?)
