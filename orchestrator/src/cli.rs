@@ -54,8 +54,10 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start all five services in one process
-    #[command(after_help = "Example:\n  diptych up --listen 127.0.0.1:50051")]
+    /// Start all five services in one process, on five ports from --listen on
+    #[command(
+        after_help = "Example:\n  diptych up --listen 127.0.0.1:50051 --artefact-root runs\n\nThen, elsewhere:\n  diptych synth recipes/tiny.toml --out runs/tiny --endpoints promptgen=http://127.0.0.1:50051,diffusion=http://127.0.0.1:50052,dialogue=http://127.0.0.1:50053"
+    )]
     Up(UpArgs),
     /// Run a whole experiment; run it again to continue it
     #[command(after_help = "Example:\n  diptych run recipes/demo.toml --out runs/demo")]
@@ -88,7 +90,7 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Ask a model about a picture
     #[command(
-        after_help = "Example:\n  diptych chat --model builtin:nano-llava --image fox.png --question \"What animal is it?\""
+        after_help = "Example:\n  diptych chat --model builtin:nano-llava --image fox.png --question \"What animal is it?\"\n\nbuiltin:nano-llava has seen no picture yet: ask a model that `diptych run` or `diptych train` has trained, such as runs/demo/train/synthetic/model."
     )]
     Chat(ChatArgs),
     /// Say what works and what to do about the rest
@@ -102,7 +104,7 @@ pub struct UpArgs {
     /// Listening; the five services take five ports from the given one on.
     #[command(flatten)]
     pub listen: ListenOptions,
-    /// Where artefacts may lie.
+    /// Where artefacts may lie; without a root, in the folder `runs`.
     #[command(flatten)]
     pub artefacts: ArtefactOptions,
 }

@@ -202,11 +202,21 @@ async fn start(
     Ok(handle)
 }
 
+/// The image model that comes with the suite.
+#[cfg(feature = "embedded")]
+const BUILTIN_IMAGE_MODEL: &str = "builtin:nano-sd";
+
 /// A checkpoint folder to serve beside the built-in model, and before it.
 #[cfg(feature = "embedded")]
 fn image_model(model: &str) -> Result<Vec<runtime::options::NamedFolder>> {
-    if model.is_empty() || model.starts_with("builtin:") {
+    if model.is_empty() || model == BUILTIN_IMAGE_MODEL {
         return Ok(Vec::new());
+    }
+    if model.starts_with("builtin:") {
+        let unknown = anyhow::anyhow!(
+            "there is no built-in image model `{model}`, only {BUILTIN_IMAGE_MODEL}"
+        );
+        return Err(unknown.context(crate::bad_input::BadInput));
     }
     let folder = std::path::absolute(model)?;
     if !folder.is_dir() {

@@ -1,14 +1,19 @@
 //! `diptych up`.
 
+use std::path::Path;
+
 use anyhow::Result;
 use serde::Serialize;
 
-use super::Session;
+use super::{Session, make_folder};
 use crate::{
     cli::UpArgs,
     embedded::Embedded,
     suite::{Needs, ServiceName},
 };
+
+/// Where artefacts lie when the operator names no root, as `make demo` has it.
+const DEFAULT_ROOT: &str = "runs";
 
 #[derive(Debug, Serialize)]
 struct Started {
@@ -17,7 +22,14 @@ struct Started {
 }
 
 pub(super) async fn execute(args: UpArgs, session: &Session) -> Result<()> {
-    let UpArgs { listen, artefacts } = args;
+    let UpArgs {
+        listen,
+        mut artefacts,
+    } = args;
+    if artefacts.artefact_roots.is_empty() {
+        make_folder(Path::new(DEFAULT_ROOT))?;
+        artefacts.artefact_roots.push(DEFAULT_ROOT.into());
+    }
     let needs = Needs {
         artefact_roots: artefacts.artefact_roots,
         ..Needs::services(&ServiceName::ALL)
