@@ -21,9 +21,7 @@ impl Run<'_> {
         let started_at = Instant::now();
         let models = model_hashes(self.suite).await?;
         let plan = Plan::training(self.recipe).with_evaluation_sets(self.assets)?;
-        self.check_same_models(&models, &plan).await?;
-        self.record.models = models;
-        self.save()?;
+        self.note_models(models, &plan).await?;
         let summary = synthesize_with_progress(
             self.suite,
             &plan,
@@ -38,21 +36,18 @@ impl Run<'_> {
         self.record.synthesis = summary;
         self.finish_step("synthesis", started_at)
     }
-}
 
-impl Run<'_> {
-    /// A dataset is of one model: refuses to go on with other weights than it was begun with.
-    async fn check_same_models(
-        &self,
-        models: &BTreeMap<String, String>,
-        plan: &Plan,
-    ) -> Result<()> {
+    /// Notes the weights that make the dataset. A dataset is of one model: once begun, its record
+    /// stays, and going on with other weights is refused.
+    async fn note_models(&mut self, models: BTreeMap<String, String>, plan: &Plan) -> Result<()> {
         let before = &self.record.models;
-        let is_begun = synth::accepted(plan, &self.folder.dataset(), Share::ALL).await? > 0;
-        if before.is_empty()
-            || !is_begun
-            || synth::is_complete(plan, &self.folder.dataset()).await?
-        {
+        let dataset = self.folder.dataset();
+        let is_begun = synth::accepted(plan, &dataset, Share::ALL).await? > 0;
+        if before.is_empty() || !is_begun {
+            self.record.models = models;
+            return self.save();
+        }
+        if synth::is_complete(plan, &dataset).await? {
             return Ok(());
         }
         let changed = before

@@ -333,7 +333,7 @@ impl Work<'_> {
             let rejection = gates::rejection(&draft.gates).cloned();
             let sample = self.sample(draft, Some(conversation), attempt);
             if let Some(fault) = dataset::store::fault(&sample) {
-                self.count_failure(&failure("MALFORMED_ITEM", fault));
+                self.count_failure(&stages::failure("MALFORMED_ITEM", fault));
                 self.make_room(hash);
                 continue;
             }
@@ -406,23 +406,19 @@ fn plain_text(prompt: &Prompt) -> String {
 /// The pixels of a picture, as long as it is the one that was asked for.
 fn decode(image: &Image, sample_id: &str) -> Result<RgbImage, ItemFailure> {
     let Some(Content::Data(data)) = &image.content else {
-        return Err(failure("NOT_INLINE", "the picture did not come inline"));
+        return Err(stages::failure(
+            "NOT_INLINE",
+            "the picture did not come inline",
+        ));
     };
     if image.sample_id != sample_id {
-        return Err(failure(
+        return Err(stages::failure(
             "MALFORMED_ITEM",
             "the picture names another sample",
         ));
     }
     let picture = image::load_from_memory(data);
-    let picture = picture.map_err(|error| failure("UNDECODABLE_PICTURE", &error.to_string()))?;
+    let picture =
+        picture.map_err(|error| stages::failure("UNDECODABLE_PICTURE", &error.to_string()))?;
     Ok(picture.to_rgb8())
-}
-
-fn failure(reason: &str, message: &str) -> ItemFailure {
-    ItemFailure {
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        retryable: false,
-    }
 }

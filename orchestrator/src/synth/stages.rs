@@ -385,7 +385,8 @@ struct StageFailed(String);
 #[error("the endpoint does not offer this")]
 struct Unimplemented;
 
-fn failure(reason: &str, message: &str) -> ItemFailure {
+/// A failure of one item that asking again does not mend.
+pub(super) fn failure(reason: &str, message: &str) -> ItemFailure {
     ItemFailure {
         reason: reason.to_owned(),
         message: message.to_owned(),
