@@ -42,7 +42,7 @@ pub struct Gain {
     pub candidate: String,
     /// What it is held against.
     pub reference: String,
-    /// Accuracy of candidate minus reference, paired bootstrap over pictures.
+    /// Accuracy of candidate minus reference, paired bootstrap over pictures and training seeds.
     pub gain: Estimate,
     /// Two-sided bootstrap p-value.
     pub p: f64,

@@ -15,8 +15,8 @@ pub(super) fn section(report: &Report) -> Option<Section> {
     Some(Section {
         id: "answers",
         title: "Before and after",
-        lead: "The same question on the same picture, answered by each model. These are examples, chosen to show \
-               changes in both directions; the scores above count all questions."
+        lead: "The same question on the same picture, answered by each model. These are examples, the first \
+               of each ability on which the models differ; the scores above count all questions."
             .into(),
         body: benchmarks.iter().map(|name| group(report, name)).collect(),
     })

@@ -21,7 +21,7 @@ pub(super) fn section(report: &Report) -> Option<Section> {
     Some(Section {
         id: "scores",
         title: "Scores by ability",
-        lead: "Share of right answers; the thin line is the 95\u{202f}% interval (bootstrap over pictures). The mark ◇ is \
+        lead: "Share of right answers; the thin line is the 95\u{202f}% interval (bootstrap over pictures, and over training seeds where there are several). The mark ◇ is \
                the same model with the pictures shuffled among the questions: what it gets without looking."
             .into(),
         body: format!(
@@ -203,8 +203,8 @@ fn gains(report: &Report, abilities: &[&str]) -> String {
         })
         .collect();
     format!(
-        "<h3>{} against {}</h3>\n<p class=\"lead\">Difference in points with its 95\u{202f}% interval (paired bootstrap over \
-         pictures). A filled dot holds after Holm’s correction over the abilities; a hollow one may be chance.</p>\n\
+        "<h3>{} against {}</h3>\n<p class=\"lead\">Difference in points with its 95\u{202f}% interval (the same \
+         bootstrap, paired). A filled dot holds after Holm’s correction over the abilities; a hollow one may be chance.</p>\n\
          <div class=\"chart gains\" style=\"--columns:{}\">\n{}{rows}</div>\n",
         text(&capitalised(&arm.name)),
         text(&reference.name),

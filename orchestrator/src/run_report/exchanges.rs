@@ -38,8 +38,8 @@ struct Answer {
     replica: u32,
 }
 
-/// Questions with everybody's answer, those first on which the arms differ.
-/// The first questions of each benchmark and ability, with what every arm said.
+/// The first questions of each benchmark and ability with what every arm said, those on which the
+/// arms differ before the others.
 pub(super) fn first_ones(
     folder: &RunFolder,
     benchmarks: &BenchmarkFolders,
