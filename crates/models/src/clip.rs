@@ -64,6 +64,11 @@ impl Clip {
         &self.sha256
     }
 
+    /// Length of its vectors.
+    pub fn dim(&self) -> usize {
+        self.text.config().projection_dim
+    }
+
     /// Numbers in the checkpoint.
     pub fn parameter_count(&self) -> u64 {
         self.parameter_count

@@ -28,8 +28,9 @@ pub struct Options {
     /// Pictures that one request may ask for.
     #[arg(long, env = "DIPTYCH_DIFFUSION_MAX_ITEMS", default_value_t = MAX_ITEMS, value_name = "COUNT")]
     pub max_items: usize,
-    /// Instruction set to compute with, so that two machines give the same bytes: avx512, avx2 or
-    /// portable [default: the best of this processor].
+    /// Instruction set to render with, so that two machines give the same bytes: avx512, avx2 or
+    /// portable [default: the best of this processor]. CLIP scores use the processor's best, and may
+    /// differ in their last bits.
     #[arg(long, env = "DIPTYCH_ISA", value_name = "SET")]
     pub isa: Option<Isa>,
     /// Where images that are given by reference lie.

@@ -1,11 +1,13 @@
 //! The gRPC edge of `ImageScoringService`: how well texts fit an image, and image embeddings, by CLIP.
 //!
-//! An embedding depends on the model and the bytes alone, so it is cached by their hashes.
+//! An embedding depends on the model, the bytes and, in its last bits, the instruction set; so it is
+//! cached by these.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use models::clip_image::decode_rgb;
+use models::ops::simd::Isa;
 use models::weights::hex;
 use proto::dataset::v1 as dataset;
 use proto::diffusion::v1 as pb;
@@ -155,6 +157,7 @@ impl Scoring {
     ) -> Result<Vec<f32>, Error> {
         let key = Key::new(Kind::ImageEmbedding)
             .part("model", scorer.clip.sha256())
+            .part("isa", Isa::current().name())
             .part("image", hex(&Sha256::digest(&bytes)));
         let clip = scorer.clip.clone();
         let compute = move || {
@@ -173,19 +176,22 @@ impl Scoring {
             },
             _ => Error::Shared(error),
         };
-        self.cached(key, compute).await.map_err(placed)
+        let cached = self.cached(key, scorer.clip.dim(), compute).await;
+        cached.map_err(placed)
     }
 
     async fn embed_text(&self, scorer: &Scorer, text: String) -> Result<Vec<f32>, Error> {
         let key = Key::new(Kind::TextEmbedding)
             .part("model", scorer.clip.sha256())
+            .part("isa", Isa::current().name())
             .part("text", &text);
         let clip = scorer.clip.clone();
         let compute = move || {
             clip.embed_text(&text)
                 .map_err(|error| Error::ScoringModel(Box::new(error)))
         };
-        self.cached(key, compute).await.map_err(Error::Shared)
+        let cached = self.cached(key, scorer.clip.dim(), compute).await;
+        cached.map_err(Error::Shared)
     }
 
     /// The vector under `key`, computed on a thread of its own when it is not there; callers that ask
@@ -193,6 +199,7 @@ impl Scoring {
     async fn cached(
         &self,
         key: Key,
+        dim: usize,
         compute: impl FnOnce() -> Result<Vec<f32>, Error> + Send + 'static,
     ) -> Result<Vec<f32>, Arc<Error>> {
         let device = Arc::clone(&self.device);
@@ -207,7 +214,8 @@ impl Scoring {
             let bytes: Vec<u8> = vector.iter().flat_map(|v| v.to_le_bytes()).collect();
             Ok(Bytes::from(bytes))
         };
-        let found = self.cache.get_or_compute(&key, fill).await?;
+        let is_sound = |bytes: &Bytes| bytes.len() == dim * size_of::<f32>();
+        let found = self.cache.get_or_compute(&key, is_sound, fill).await?;
         let (values, _) = found.as_chunks::<4>();
         Ok(values.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }

@@ -1,7 +1,8 @@
 //! Models that answer: loaded once, asked in batches, each answer remembered by what decides it.
 //!
-//! An answer depends on the weights, the pictures, the words and the length limit alone; the batch
-//! it was asked in plays no part (`models::generate`), so an answer from the cache is the answer.
+//! An answer depends on the weights, the pictures, the words, the length limit and the instruction
+//! set alone; the batch it was asked in plays no part (`models::generate`), so an answer from the
+//! cache is the answer.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,6 +17,7 @@ use models::{
     llava::{Aspect, ImageFeatures, Llava},
     llava_error,
     llava_tokenizer::IMAGE_MARK,
+    ops::simd::Isa,
 };
 use runtime::{
     artefact,
@@ -288,6 +290,7 @@ impl Ask {
         let key = Key::new(Kind::Answer)
             .part("decoding", "greedy")
             .part("model", &model.sha256)
+            .part("isa", Isa::current().name())
             .part("prompt", self.prompt())
             .part("max_new_tokens", max_new_token_count.to_le_bytes())
             .part("code", env!("CARGO_PKG_VERSION"));

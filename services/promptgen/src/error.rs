@@ -2,6 +2,7 @@
 
 use dataset::ability::StyleWeightsError;
 use runtime::{Kind, ServiceError};
+use std::sync::Arc;
 
 /// An error of promptgen.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +65,12 @@ pub enum Error {
     /// A text could not be embedded.
     #[error("the text cannot be embedded")]
     Embed(#[source] Box<models::clip::Error>),
+    /// What several callers asked for at the same time failed for all of them.
+    #[error(transparent)]
+    Shared(Arc<Error>),
+    /// A message of ours that cannot be read back: a bug.
+    #[error("a cached value cannot be read")]
+    Encoding(#[source] prost::DecodeError),
     /// A worker thread ended early.
     #[error("the embedding thread ended")]
     Thread(#[source] tokio::task::JoinError),
@@ -86,9 +93,12 @@ impl ServiceError for Error {
             Self::UnknownAbility { .. } | Self::UnknownModel { .. } => Kind::NotFound,
             Self::Exhausted { .. } => Kind::FailedPrecondition,
             Self::NoEmbeddingModel => Kind::Unimplemented,
-            Self::Abilities(_) | Self::Model { .. } | Self::Embed(_) | Self::Thread(_) => {
-                Kind::Internal
-            }
+            Self::Shared(error) => error.kind(),
+            Self::Abilities(_)
+            | Self::Model { .. }
+            | Self::Embed(_)
+            | Self::Encoding(_)
+            | Self::Thread(_) => Kind::Internal,
         }
     }
 
@@ -98,6 +108,7 @@ impl ServiceError for Error {
             Self::UnknownModel { .. } => "UNKNOWN_MODEL",
             Self::Exhausted { .. } => "PROMPTS_EXHAUSTED",
             Self::NoEmbeddingModel => "NO_EMBEDDING_MODEL",
+            Self::Shared(error) => error.reason(),
             _ => self.kind().reason(),
         }
     }

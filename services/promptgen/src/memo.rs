@@ -8,6 +8,7 @@ use crate::{
     request::{Item, Wanted},
 };
 use bytes::Bytes;
+use models::ops::simd::Isa;
 use prost::Message;
 use proto::{dataset::v1::Prompt, promptgen::v1::TextEmbedding};
 use runtime::cache::{Cache, Key, Kind};
@@ -54,19 +55,14 @@ impl Memo {
         embedder: &Arc<Embedder>,
         text: &str,
     ) -> Result<TextEmbedding, Error> {
-        let key = embedding_key(embedder, text);
-        if let Some(found) = remembered(&self.cache, &key).await {
-            return Ok(found);
-        }
         let (worker, words) = (Arc::clone(embedder), text.to_owned());
-        let values = tokio::task::spawn_blocking(move || worker.embed(&words))
-            .await
-            .map_err(Error::Thread)??;
-        let embedding = TextEmbedding { values };
-        self.cache
-            .put(&key, Bytes::from(embedding.encode_to_vec()))
-            .await;
-        Ok(embedding)
+        let compute = async {
+            let values = tokio::task::spawn_blocking(move || worker.embed(&words))
+                .await
+                .map_err(Error::Thread)??;
+            Ok(TextEmbedding { values })
+        };
+        remembered(&self.cache, &embedding_key(embedder, text), compute).await
     }
 }
 
@@ -77,15 +73,7 @@ impl CachedPrompts {
 
     /// The prompt of one item.
     pub(crate) async fn write(&self, item: &Item) -> Result<Prompt, Error> {
-        let key = self.key(item);
-        if let Some(found) = remembered(&self.cache, &key).await {
-            return Ok(found);
-        }
-        let prompt = self.prepared.write(item).await?;
-        self.cache
-            .put(&key, Bytes::from(prompt.encode_to_vec()))
-            .await;
-        Ok(prompt)
+        remembered(&self.cache, &self.key(item), self.prepared.write(item)).await
     }
 
     fn key(&self, item: &Item) -> Key {
@@ -104,12 +92,21 @@ impl CachedPrompts {
 fn embedding_key(embedder: &Embedder, text: &str) -> Key {
     Key::new(Kind::TextEmbedding)
         .part("model", embedder.sha256())
+        .part("isa", Isa::current().name())
         .part("text", text)
 }
 
-/// What lies under a key. A value that cannot be read counts as none, and is overwritten.
-async fn remembered<M: Message + Default>(cache: &Cache, key: &Key) -> Option<M> {
-    M::decode(cache.get(key).await?).ok()
+/// What lies under a key, or else what `compute` gives, once for all who ask at the same time. A
+/// value that cannot be read counts as none, and is overwritten.
+async fn remembered<M: Message + Default>(
+    cache: &Cache,
+    key: &Key,
+    compute: impl Future<Output = Result<M, Error>>,
+) -> Result<M, Error> {
+    let is_sound = |bytes: &Bytes| M::decode(bytes.as_ref()).is_ok();
+    let encoded = async { Ok(Bytes::from(compute.await?.encode_to_vec())) };
+    let bytes = cache.get_or_compute(key, is_sound, encoded).await;
+    M::decode(bytes.map_err(Error::Shared)?).map_err(Error::Encoding)
 }
 
 #[cfg(test)]
@@ -122,6 +119,10 @@ mod tests {
 
     use super::*;
     use crate::backend::grammar::Grammar;
+
+    async fn stored<M: Message + Default>(cache: &Cache, key: &Key) -> Option<M> {
+        M::decode(cache.get(key).await?).ok()
+    }
 
     #[tokio::test]
     async fn a_cached_value_that_cannot_be_read_is_made_again_and_overwritten() {
@@ -148,13 +149,13 @@ mod tests {
         let key = prompts.key(&item);
         cache.put(&key, garbage.clone()).await;
         let written = prompts.write(&item).await.expect("a miss");
-        assert_eq!(remembered(&cache, &key).await, Some(written));
+        assert_eq!(stored(&cache, &key).await, Some(written));
 
         let clip = root.join("crates/models/tests/fixtures/sd/clip");
         let embedder = Arc::new(Embedder::load("clip", &clip).expect("a model"));
         let key = embedding_key(&embedder, "a dog");
         cache.put(&key, garbage.clone()).await;
         let embedding = memo.embedding(&embedder, "a dog").await.expect("a miss");
-        assert_eq!(remembered(&cache, &key).await, Some(embedding));
+        assert_eq!(stored(&cache, &key).await, Some(embedding));
     }
 }

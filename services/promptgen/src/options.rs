@@ -33,9 +33,9 @@ pub struct Options {
     #[arg(long = "backend", env = "DIPTYCH_PROMPTGEN_BACKEND", value_enum, default_value_t = Backend::Grammar)]
     pub backend: Backend,
     /// Model that embeds texts: builtin:nano-clip, or a folder in the CLIP layout of
-    /// transformers. Without one, TextEmbeddingService is not offered.
-    #[arg(long, env = "DIPTYCH_EMBEDDING_MODEL", value_name = "MODEL")]
-    pub embedding_model: Option<String>,
+    /// transformers. With an empty name, TextEmbeddingService is not offered.
+    #[arg(long, env = "DIPTYCH_EMBEDDING_MODEL", default_value = EMBEDDING_MODEL, value_name = "MODEL")]
+    pub embedding_model: String,
     /// Folder that `builtin:` models and abilities are found under.
     #[arg(long, env = "DIPTYCH_ASSETS", default_value = CHECKOUT, value_name = "DIR")]
     pub assets: PathBuf,
@@ -57,6 +57,7 @@ pub enum Backend {
     Grammar,
 }
 
+const EMBEDDING_MODEL: &str = "builtin:nano-clip";
 const MAX_ITEMS: usize = 4096;
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
@@ -76,7 +77,7 @@ impl Options {
         Self {
             abilities: assets.join("abilities"),
             backend: Backend::Grammar,
-            embedding_model: None,
+            embedding_model: EMBEDDING_MODEL.to_owned(),
             assets,
             max_items: MAX_ITEMS,
             max_message_bytes: MAX_MESSAGE_BYTES,
@@ -84,16 +85,18 @@ impl Options {
         }
     }
 
-    /// Name and folder of the embedding model, where one is wanted.
+    /// Name and folder of the embedding model, where one is wanted. The default one may be absent
+    /// from a folder of assets; one that was asked for may not.
     pub(crate) fn embedding_folder(&self) -> Option<(String, PathBuf)> {
-        let name = self
-            .embedding_model
-            .clone()
-            .filter(|name| !name.is_empty())?;
+        let name = self.embedding_model.clone();
+        if name.is_empty() {
+            return None;
+        }
         let folder = match name.strip_prefix("builtin:") {
             Some(builtin) => self.assets.join("models/nano").join(builtin),
             None => PathBuf::from(&name),
         };
-        Some((name, folder))
+        let is_there = name != EMBEDDING_MODEL || folder.is_dir();
+        is_there.then_some((name, folder))
     }
 }

@@ -112,20 +112,30 @@ impl Cache {
     }
 
     /// The value of `key`, from the cache or else by `compute`. Callers that ask for the same key
-    /// at the same time share one computation; when its caller leaves, another takes over.
+    /// at the same time share one computation; when its caller leaves, another takes over. What is
+    /// found and not sound, as `is_sound` judges, counts as absent and is written over.
     ///
     /// # Errors
     /// What `compute` failed with, for all that waited. Failures are not cached.
-    pub async fn get_or_compute<F, E>(&self, key: &Key, compute: F) -> Result<Bytes, Arc<E>>
+    pub async fn get_or_compute<F, E>(
+        &self,
+        key: &Key,
+        is_sound: impl Fn(&Bytes) -> bool,
+        compute: F,
+    ) -> Result<Bytes, Arc<E>>
     where
         F: Future<Output = Result<Bytes, E>>,
         E: Send + Sync + 'static,
     {
         let name = key.name();
+        let known = self.local.get(&name).await;
+        if known.is_some_and(|value| !is_sound(&value)) {
+            self.local.invalidate(&name).await;
+        }
         let mut local_hit = true;
         let fill = async {
             local_hit = false;
-            self.fill(key.kind, &name, compute).await
+            self.fill(key.kind, &name, is_sound, compute).await
         };
         let value = self.local.try_get_with_by_ref(&name, fill).await;
         count(key.kind, "local", if local_hit { "hit" } else { "miss" });
@@ -177,15 +187,22 @@ impl Cache {
         }
     }
 
-    async fn fill<F, E>(&self, kind: Kind, name: &str, compute: F) -> Result<Bytes, E>
+    async fn fill<F, E>(
+        &self,
+        kind: Kind,
+        name: &str,
+        is_sound: impl Fn(&Bytes) -> bool,
+        compute: F,
+    ) -> Result<Bytes, E>
     where
         F: Future<Output = Result<Bytes, E>>,
     {
         let Some(shared) = &self.shared else {
             return compute.await;
         };
-        if let Some(value) = shared.get(kind, name).await {
-            return Ok(value);
+        match shared.get(kind, name).await {
+            Some(value) if is_sound(&value) => return Ok(value),
+            _ => {}
         }
         let value = compute.await?;
         if value.len() <= self.max_value_bytes {
@@ -230,7 +247,7 @@ mod tests {
             };
             barrier.wait().await;
             cache
-                .get_or_compute(&key("a"), compute)
+                .get_or_compute(&key("a"), |_| true, compute)
                 .await
                 .expect("computed")
         };
@@ -238,14 +255,18 @@ mod tests {
         assert_eq!((one, computed.load(Ordering::Relaxed)), (two, 1));
 
         let failed = cache
-            .get_or_compute(&key("b"), async {
+            .get_or_compute(&key("b"), |_| true, async {
                 Err::<Bytes, _>(std::io::Error::other("no"))
             })
             .await;
         assert!(failed.is_err());
-        let compute = async { Ok::<_, ()>(Bytes::from_static(b"b")) };
-        let value = cache.get_or_compute(&key("b"), compute).await;
+        let compute = || async { Ok::<_, ()>(Bytes::from_static(b"b")) };
+        let is_sound = |value: &Bytes| value == "b";
+        let value = cache.get_or_compute(&key("b"), is_sound, compute()).await;
         assert_eq!(value.expect("computed"), "b");
+        cache.put(&key("b"), Bytes::from_static(b"garbage")).await;
+        let value = cache.get_or_compute(&key("b"), is_sound, compute()).await;
+        assert_eq!(value.expect("computed again"), "b");
     }
 
     #[tokio::test]
@@ -269,7 +290,7 @@ mod tests {
         let large = Bytes::from(vec![0; 1_001]);
         let compute = async { Ok::<_, ()>(large) };
         cache
-            .get_or_compute(&key("large"), compute)
+            .get_or_compute(&key("large"), |_| true, compute)
             .await
             .expect("computed");
         assert_eq!(cache.get(&key("large")).await, None);

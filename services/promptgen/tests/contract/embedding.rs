@@ -15,7 +15,11 @@ use crate::stage::{field_of, options, serve};
 
 #[tokio::test]
 async fn texts_are_not_embedded_without_a_model_and_a_missing_model_is_named() {
-    let (handle, _client) = serve(options()).await;
+    let without = Options {
+        embedding_model: String::new(),
+        ..options()
+    };
+    let (handle, _client) = serve(without).await;
     let mut client = TextEmbeddingServiceClient::connect(handle.endpoint())
         .await
         .unwrap();
@@ -32,7 +36,7 @@ async fn texts_are_not_embedded_without_a_model_and_a_missing_model_is_named() {
     let listener = Listener::bind(&ListenOptions::default(), 0).await.unwrap();
     let telemetry = Telemetry::silent("promptgen");
     let lost = Options {
-        embedding_model: Some("/nowhere/clip".into()),
+        embedding_model: "/nowhere/clip".into(),
         ..options()
     };
     let error = start(lost, listener, &telemetry, CancellationToken::new())
@@ -50,7 +54,7 @@ async fn texts_are_embedded_as_transformers_does() {
     ));
     let model = fixtures.join("clip").display().to_string();
     let (handle, mut client) = serve(Options {
-        embedding_model: Some(model.clone()),
+        embedding_model: model.clone(),
         ..options()
     })
     .await;
