@@ -20,10 +20,16 @@ pub(crate) fn refusal(failure: &ItemFailure) -> anyhow::Error {
 /// A refused call as an error, marked where the service refused what the caller gave.
 pub(crate) fn complaint(status: &Status) -> anyhow::Error {
     let error = anyhow::anyhow!("{}", runtime::explain(status));
-    match status.code() {
-        Code::InvalidArgument | Code::NotFound | Code::Unimplemented | Code::AlreadyExists => {
-            error.context(BadInput)
-        }
-        _ => error,
+    match is_complaint(status.code()) {
+        true => error.context(BadInput),
+        false => error,
     }
+}
+
+/// Whether a code speaks of what the caller gave.
+pub(crate) fn is_complaint(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument | Code::NotFound | Code::Unimplemented | Code::AlreadyExists
+    )
 }

@@ -29,7 +29,10 @@ use runtime::{explain, retry::Retry};
 use sha2::{Digest as _, Sha256};
 use tonic::{Code, Response, Status, Streaming};
 
-use crate::{bad_input::complaint, suite::Suite};
+use crate::{
+    bad_input::{BadInput, complaint, is_complaint},
+    suite::Suite,
+};
 
 /// Breaks of the watching stream in a row after which a job is given up on: two minutes.
 const MAX_BREAKS: u32 = 240;
@@ -314,7 +317,17 @@ fn end<R>(job: &Job, result: Option<R>) -> Result<R> {
     match job.state() {
         JobState::Succeeded => result.context("the job succeeded without a result"),
         JobState::Cancelled => bail!("the job was cancelled{}", because(&job.error)),
-        _ => bail!("the job failed{}", because(&job.error)),
+        _ => Err(failure(job)),
+    }
+}
+
+/// A failed job as an error, marked where what the caller gave is to be corrected.
+fn failure(job: &Job) -> anyhow::Error {
+    let code = i32::try_from(job.error_code).map_or(Code::Unknown, Code::from_i32);
+    let error = anyhow!("the job failed{}", because(&job.error));
+    match is_complaint(code) {
+        true => error.context(BadInput),
+        false => error,
     }
 }
 

@@ -99,6 +99,9 @@ pub struct Job<S, P, R> {
     pub ended_at_ms: Option<u64>,
     /// Why it failed or was cancelled, one sentence; else empty.
     pub error: String,
+    /// Code of the error, as gRPC numbers them; else 0.
+    #[serde(default)]
+    pub error_code: u32,
     /// What to do.
     pub spec: S,
     /// The last progress that was reported.
@@ -372,6 +375,7 @@ impl<W: Work> Inner<W> {
             started_at_ms: None,
             ended_at_ms: None,
             error: String::new(),
+            error_code: 0,
             spec,
             progress: None,
             result: None,
@@ -470,6 +474,7 @@ impl<W: Work> From<&Snapshot<W>> for pb::Job {
             started_at: job.started_at_ms.map(timestamp),
             ended_at: job.ended_at_ms.map(timestamp),
             error: job.error.clone(),
+            error_code: job.error_code,
             queue_position: snapshot.queue_position,
         }
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 use super::{Inner, JobOf, State, Work, now_ms};
 use crate::{Kind, ServiceError as _};
@@ -104,6 +105,9 @@ impl<W: Work> Task<W> {
     }
 }
 
+/// What a caller is told of a fault of ours.
+const HIDDEN: &str = "internal error; the service's log has it";
+
 impl<W: Work> Inner<W> {
     /// Runs one job after another until the stop.
     pub(super) async fn work_through(self: Arc<Self>) {
@@ -133,7 +137,7 @@ impl<W: Work> Inner<W> {
         let folder = self.store.save(&job).and_then(|()| self.store.work(&id));
         let folder = match folder {
             Ok(folder) => folder,
-            Err(error) => return self.end(&id, State::Failed, |job| job.error = error.to_string()),
+            Err(error) => return self.fail(&id, error.to_string(), error.kind().code()),
         };
         tracing::info!(job = id, epoch = job.epoch, "a job begins");
         let saved = Arc::new(Mutex::new(Instant::now()));
@@ -176,21 +180,32 @@ impl<W: Work> Inner<W> {
                 tracing::info!(job = id, "a job is left to the next process");
             }
             Ok(Err(error)) => {
-                let text = crate::error::chain(&error);
-                tracing::error!(job = id, error = text, "a job failed");
-                let shown = match error.kind() {
-                    Kind::Internal => "internal error; the service's log has it".to_owned(),
-                    _ => text,
+                let (kind, text) = (error.kind(), crate::error::chain(&error));
+                let shown = match kind {
+                    Kind::Internal => {
+                        tracing::error!(job = id, error = text, "a job failed");
+                        HIDDEN.to_owned()
+                    }
+                    // Its caller is told; the log need not complain as well.
+                    _ => {
+                        tracing::info!(job = id, error = text, "a job failed");
+                        text
+                    }
                 };
-                self.end(id, State::Failed, |job| job.error = shown);
+                self.fail(id, shown, kind.code());
             }
             Err(panic) => {
                 tracing::error!(job = id, panic, "a job panicked");
-                self.end(id, State::Failed, |job| {
-                    "internal error; the service's log has it".clone_into(&mut job.error);
-                });
+                self.fail(id, HIDDEN.to_owned(), Code::Internal);
             }
         }
+    }
+
+    fn fail(&self, id: &str, error: String, code: Code) {
+        self.end(id, State::Failed, |job| {
+            job.error = error;
+            job.error_code = i32::from(code).unsigned_abs();
+        });
     }
 
     fn end(&self, id: &str, state: State, change: impl FnOnce(&mut JobOf<W>)) {
