@@ -208,6 +208,15 @@ impl Handle {
         }
     }
 
+    /// Returns once the service takes no more calls, whether or not it was asked to stop.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut phase = self.phase.clone();
+        async move {
+            // Ends with an error when the service is gone: that is closed too.
+            let _gone = phase.wait_for(|phase| *phase == Phase::Draining).await;
+        }
+    }
+
     /// Asks the service to stop; [`wait`](Self::wait) returns when it has.
     pub fn stop(&self) {
         self.stop.cancel();

@@ -215,9 +215,7 @@ impl Device {
             let moved = catch_unwind(AssertUnwindSafe(|| self.advance()));
             if moved.is_err() {
                 for active in self.on_device.drain(..) {
-                    active
-                        .events
-                        .end(Err(Error::Task("the device thread panicked".to_owned())));
+                    active.events.end(Err(panicked()));
                 }
             }
         }
@@ -301,12 +299,10 @@ impl Device {
                 .iter()
                 .filter(|a| Arc::ptr_eq(&a.pipeline, &pipeline))
                 .collect();
-            let pictures: Vec<&Denoising> = of_model.iter().map(|active| &active.picture).collect();
-            for (active, decoded) in of_model.iter().zip(pipeline.finish(&pictures)) {
-                let cut = !active.picture.warnings.is_empty();
-                let rendered = decoded
-                    .map_err(Error::from)
-                    .and_then(|picture| Rendered::new(&picture, &active.request, &pipeline, cut));
+            let rendered = catch_unwind(AssertUnwindSafe(|| render(&pipeline, &of_model)));
+            let rendered =
+                rendered.unwrap_or_else(|_| of_model.iter().map(|_| Err(panicked())).collect());
+            for (active, rendered) in of_model.iter().zip(rendered) {
                 active.events.end(rendered);
             }
         }
@@ -367,10 +363,25 @@ fn begin(ticket: Ticket, since: Instant) -> Option<Active> {
             None
         }
         Err(_) => {
-            events.end(Err(Error::Task("the device thread panicked".to_owned())));
+            events.end(Err(panicked()));
             None
         }
     }
+}
+
+/// The pictures of one model, decoded and encoded; one result each.
+fn render(pipeline: &Pipeline, done: &[&Active]) -> Vec<Result<Rendered, Error>> {
+    let pictures: Vec<&Denoising> = done.iter().map(|active| &active.picture).collect();
+    let decoded = pipeline.finish(&pictures).into_iter();
+    let encoded = decoded.zip(done).map(|(picture, active)| {
+        let cut = !active.picture.warnings.is_empty();
+        Rendered::new(&picture?, &active.request, pipeline, cut)
+    });
+    encoded.collect()
+}
+
+fn panicked() -> Error {
+    Error::Task("the device thread panicked".to_owned())
 }
 
 /// The models in use, each once.

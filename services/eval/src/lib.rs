@@ -40,7 +40,7 @@ pub const DEFAULT_PORT: u16 = 50055;
 pub const NAME: &str = "eval";
 
 /// Serves evaluation on `listener` until `stop` is cancelled; unfinished jobs of an earlier
-/// process go on where they were.
+/// process go on where they were. The handle's end waits for what the running jobs keep.
 ///
 /// # Errors
 /// An artefact root that cannot be made, a `REDIS_URL` that is none, and what
@@ -63,5 +63,6 @@ pub async fn start(
         .max_decoding_message_size(max_message_bytes)
         .max_encoding_message_size(max_message_bytes);
     let service = Service::new(telemetry, proto::FILE_DESCRIPTOR_SET).with(server);
+    let service = eval.background().fold(service, Service::with_background);
     serve(service, listener, async move { eval.warm_up().await }, stop).await
 }

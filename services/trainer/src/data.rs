@@ -12,6 +12,7 @@ use models::llava::Llava;
 use models::llava_tokenizer::IMAGE_MARK;
 use proto::dataset::v1::{Sample, image::Content};
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::plan::{Location, Plan, Source, Stage};
@@ -63,17 +64,25 @@ pub(crate) struct StageData {
 /// Reads the sources of all stages.
 ///
 /// # Errors
-/// Names the file and the record that cannot be used, and the picture that is not there.
-pub(crate) async fn read(plan: &Plan) -> Result<Vec<Vec<RawSource>>, Error> {
+/// Names the file and the record that cannot be used, and the picture that is not there;
+/// [`Error::Cancelled`].
+pub(crate) async fn read(
+    plan: &Plan,
+    cancelled: &CancellationToken,
+) -> Result<Vec<Vec<RawSource>>, Error> {
     let mut stages = Vec::new();
     for stage in &plan.stages {
         let mut sources = Vec::new();
         for source in &stage.sources {
             sources.push(match source.location.clone() {
                 Location::Llava { json, images } => {
-                    blocking(move || read_llava(json, &images)).await?
+                    let cancelled = cancelled.clone();
+                    blocking(move || read_llava(json, &images, &cancelled)).await?
                 }
-                Location::Dataset(folder) => read_dataset(folder).await?,
+                Location::Dataset(folder) => tokio::select! {
+                    source = read_dataset(folder) => source?,
+                    () = cancelled.cancelled() => return Err(Error::Cancelled),
+                },
             });
         }
         stages.push(sources);
@@ -84,12 +93,14 @@ pub(crate) async fn read(plan: &Plan) -> Result<Vec<Vec<RawSource>>, Error> {
 /// Writes a stage's samples in its template, for a model.
 ///
 /// # Errors
-/// Names the record that the template refuses, and the source in which nothing is supervised.
+/// Names the record that the template refuses, and the source in which nothing is supervised;
+/// [`Error::Cancelled`].
 pub(crate) fn prepare(
     plan: &Plan,
     stage: &Stage,
     sources: Vec<RawSource>,
     model: &Llava,
+    is_cancelled: &dyn Fn() -> bool,
 ) -> Result<StageData, Error> {
     let mut data = StageData {
         samples: Vec::new(),
@@ -101,6 +112,9 @@ pub(crate) fn prepare(
     for source in sources {
         let before = data.samples.len();
         for sample in source.samples {
+            if is_cancelled() {
+                return Err(Error::Cancelled);
+            }
             let refused = |reason: String| Error::Data {
                 path: source.path.clone(),
                 reason: format!("sample {:?}: {reason}", sample.id),
@@ -190,7 +204,11 @@ fn encode_sample(
     Ok(encoded)
 }
 
-fn read_llava(json: PathBuf, images: &Path) -> Result<RawSource, Error> {
+fn read_llava(
+    json: PathBuf,
+    images: &Path,
+    cancelled: &CancellationToken,
+) -> Result<RawSource, Error> {
     let failed = |reason: String| Error::Data {
         path: json.clone(),
         reason,
@@ -204,6 +222,9 @@ fn read_llava(json: PathBuf, images: &Path) -> Result<RawSource, Error> {
     })?;
     let mut samples = Vec::new();
     for record in dataset::llava::read(&json).map_err(refused)? {
+        if cancelled.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
         let record = record.map_err(refused)?;
         let mut pictures = Vec::new();
         for image in &record.images {
@@ -215,7 +236,7 @@ fn read_llava(json: PathBuf, images: &Path) -> Result<RawSource, Error> {
                 }
                 _ => {
                     return Err(failed(format!(
-                        "sample {:?}: there is no picture {}",
+                        "sample {:?}: there is no picture {}; is image_folder the right one?",
                         record.id,
                         path.display()
                     )));

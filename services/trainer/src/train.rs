@@ -88,7 +88,7 @@ pub(crate) fn run(
     };
     for (index, stage) in plan.stages.iter().enumerate() {
         let raw = std::mem::take(&mut sources[index]);
-        let data = prepare(plan, stage, raw, &model)?;
+        let data = prepare(plan, stage, raw, &model, &|| observer.is_cancelled())?;
         run.lineage.push(data.hashes.clone());
         if index < run.position.stage {
             continue; // done before the checkpoint

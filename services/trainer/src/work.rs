@@ -34,7 +34,7 @@ impl Work for Trainer {
     type Error = Error;
 
     async fn run(self: Arc<Self>, task: Task<Self>) -> Result<Outcome, Error> {
-        let sources = data::read(task.spec()).await?;
+        let sources = data::read(task.spec(), &task.cancelled()).await?;
         let features = Arc::clone(&self.features);
         let (answer, answered) = oneshot::channel();
         let compute = move || {

@@ -44,6 +44,11 @@ impl<K: Kind> Desk<K> {
         Ok(Self { jobs, places })
     }
 
+    /// Cancelled when the running job has saved itself, after the stop.
+    pub(super) fn ended(&self) -> Option<CancellationToken> {
+        self.jobs.as_ref().map(Jobs::ended)
+    }
+
     /// The job of `request_id`. One that is known is given as it stands, even where a folder that
     /// its spec names has gone since.
     pub(super) async fn create<P>(

@@ -103,6 +103,12 @@ impl Eval {
         })
     }
 
+    /// The ends of what goes on after the last call, after the stop.
+    pub(crate) fn background(&self) -> impl Iterator<Item = CancellationToken> {
+        let ends = [self.evaluations.ended(), self.making.ended()];
+        ends.into_iter().flatten()
+    }
+
     /// Lets the first served model answer once, so that what does not work is known before anyone
     /// asks. A service without models of its own still scores and evaluates checkpoints.
     pub(crate) async fn warm_up(self) -> Result<(), Error> {
