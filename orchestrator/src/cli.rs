@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use runtime::options::{
     ArtefactOptions, CacheOptions, ClientOptions, ListenOptions, TelemetryOptions,
 };
@@ -72,7 +72,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Evaluate models on benchmarks
     #[command(
-        after_help = "Example:\n  diptych eval spec.toml --out runs/eval\n\nspec.toml:\n  [candidates]\n  tuned = \"runs/tuned/model\"\n  [benchmarks]\n  real = \"builtin:nano-real\""
+        after_help = "Example:\n  diptych eval spec.toml --out runs/eval\n\nspec.toml:\n  [candidates]\n  tuned = \"runs/tuned/model\"\n  [benchmarks]\n  real = \"builtin:nano-real\"\n\nBefore the tables, where wanted: questions_per_ability (0: all), resamples of the bootstrap (0: 10000), seed. Each candidate is held against every one before it."
     )]
     Eval(EvalArgs),
     /// Write the report of a run as one HTML file
@@ -85,7 +85,7 @@ pub enum Command {
     Export(ExportArgs),
     /// Render one picture
     #[command(
-        after_help = "Example:\n  diptych generate --model builtin:nano-sd --prompt \"fox, snow, sketch\" --seed 7 --out fox.png"
+        after_help = "Example:\n  diptych generate --model builtin:nano-sd --prompt \"fox, snow\" --seed 1 --out fox.png"
     )]
     Generate(GenerateArgs),
     /// Ask a model about a picture
@@ -160,7 +160,7 @@ pub struct TrainArgs {
         value_name = "LLAVA.json"
     )]
     pub data: Option<String>,
-    /// Folder that the JSON's image paths start from [default: the JSON's own].
+    /// Folder that the JSON's image paths start from [default: the JSON's own, or `images` in it].
     #[arg(long, conflicts_with = "spec", value_name = "DIR")]
     pub image_folder: Option<PathBuf>,
     /// Stage: projector alignment, or instruction tuning.
@@ -243,7 +243,7 @@ pub struct GenerateArgs {
     /// Model: a folder in diffusers layout, or a built-in name.
     #[arg(long, default_value = "builtin:nano-sd", value_name = "M")]
     pub model: String,
-    /// What to see.
+    /// What to see; an empty text leaves it to the model.
     #[arg(long, value_name = "T")]
     pub prompt: String,
     /// What not to see.
@@ -253,20 +253,20 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Denoising steps.
-    #[arg(long, default_value_t = 25)]
+    #[arg(long, default_value_t = 25, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub steps: u32,
     /// Classifier-free guidance scale.
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 3.0, value_name = "F")]
     pub guidance: f32,
     /// Scheduler [default: the checkpoint's own].
     #[arg(long, value_enum, value_name = "S")]
     pub scheduler: Option<SchedulerArg>,
     /// Width in pixels [default: the model's own].
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    pub width: u32,
+    #[arg(long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..))]
+    pub width: Option<u32>,
     /// Height in pixels [default: the model's own].
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    pub height: u32,
+    #[arg(long, value_name = "H", value_parser = clap::value_parser!(u32).range(1..))]
+    pub height: Option<u32>,
     /// How emphasis is read.
     #[arg(long, value_enum, default_value_t = PromptSyntax::Plain)]
     pub prompt_syntax: PromptSyntax,
@@ -316,7 +316,7 @@ pub struct ChatArgs {
     #[arg(long, value_name = "FILE")]
     pub image: PathBuf,
     /// Question.
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = NonEmptyStringValueParser::new())]
     pub question: String,
     /// Longest answer, in tokens.
     #[arg(long, default_value_t = 64, value_name = "N")]

@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use futures::{FutureExt as _, future};
 use runtime::{
     Handle, Listener, Telemetry,
     options::{ArtefactOptions, ListenOptions},
@@ -75,10 +76,22 @@ impl Embedded {
             .collect()
     }
 
-    /// Waits for a signal to stop, then stops all services.
+    /// Waits for a signal to stop, or for a service that ended by itself, then stops all services.
+    ///
+    /// # Errors
+    /// A service that ended by itself, or with an error.
     pub(crate) async fn wait(self) -> Result<()> {
-        runtime::stop_signal().cancelled().await;
-        self.close().await
+        let running = self.running.iter();
+        let closed = running.map(|(&name, running)| running.handle.closed().map(move |()| name));
+        let lost = tokio::select! {
+            () = runtime::stop_signal().cancelled_owned() => None,
+            (name, ..) = future::select_all(closed.map(Box::pin)) => Some(name),
+        };
+        self.close().await?;
+        match lost {
+            None => Ok(()),
+            Some(name) => bail!("the {name} service ended by itself; its log says why"),
+        }
     }
 
     /// Stops all services and waits for them to drain.

@@ -52,6 +52,11 @@ impl Progress {
     }
 }
 
+/// A sentence that the user had better know, on stderr.
+pub(crate) fn warn(text: &str) {
+    line(&format!("warning: {text}"));
+}
+
 fn style() -> ProgressStyle {
     ProgressStyle::with_template("{prefix:>22} {bar:32} {pos}/{len} {msg} · {elapsed} · ETA {eta}")
         // The template above is fixed and was tried.

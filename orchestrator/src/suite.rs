@@ -3,8 +3,9 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use proto::{
+    dataset::v1::Capabilities,
     dialogue::v1::dialogue_service_client::DialogueServiceClient,
     diffusion::v1::{
         diffusion_service_client::DiffusionServiceClient,
@@ -14,10 +15,15 @@ use proto::{
     promptgen::v1::promptgen_service_client::PromptgenServiceClient,
     trainer::v1::trainer_service_client::TrainerServiceClient,
 };
-use runtime::{Channel, Telemetry};
+use runtime::{Channel, StartError, Telemetry};
+use tonic::Code;
 
-use crate::bad_input::BadInput;
-use crate::{assets::Assets, cli::Global, embedded::Embedded};
+use crate::{
+    assets::Assets,
+    bad_input::{BadInput, complaint},
+    cli::Global,
+    embedded::Embedded,
+};
 
 /// The five services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +120,7 @@ pub struct Suite {
     pub trainer: TrainerServiceClient<Channel>,
     /// Evaluation.
     pub eval: EvalServiceClient<Channel>,
+    channels: BTreeMap<ServiceName, Channel>,
     embedded: Embedded,
 }
 
@@ -154,19 +161,34 @@ impl Suite {
                 Default::default()
             };
             let channel = if wanted {
-                Channel::connect(name.as_str(), endpoint, &options, telemetry).await?
+                Channel::connect(name.as_str(), endpoint, &options, telemetry).await
             } else {
-                Channel::lazy(name.as_str(), endpoint, &options, telemetry)?
+                Channel::lazy(name.as_str(), endpoint, &options, telemetry)
             };
+            let channel = channel.map_err(|error| match error {
+                StartError::Endpoint { .. } => anyhow::Error::from(error).context(BadInput),
+                _ => error.into(),
+            })?;
+            if wanted && remote.contains(&name) {
+                capabilities(name, channel.clone()).await?;
+            }
             channels.insert(name, channel);
         }
-        Ok(Self::over(|name| channels[&name].clone(), embedded))
+        Ok(Self::over(channels, embedded))
     }
 
-    fn over(channel: impl Fn(ServiceName) -> Channel, embedded: Embedded) -> Self {
+    /// What a service says it can do.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn capabilities(&self, name: ServiceName) -> Result<Capabilities> {
+        capabilities(name, self.channels[&name].clone()).await
+    }
+
+    fn over(channels: BTreeMap<ServiceName, Channel>, embedded: Embedded) -> Self {
         macro_rules! client {
             ($client:ident, $name:ident) => {
-                $client::new(channel(ServiceName::$name))
+                $client::new(channels[&ServiceName::$name].clone())
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES)
             };
@@ -178,6 +200,7 @@ impl Suite {
             dialogue: client!(DialogueServiceClient, Dialogue),
             trainer: client!(TrainerServiceClient, Trainer),
             eval: client!(EvalServiceClient, Eval),
+            channels,
             embedded,
         }
     }
@@ -193,6 +216,38 @@ impl Suite {
     /// A service that ended with an error.
     pub async fn close(self) -> Result<()> {
         self.embedded.close().await
+    }
+}
+
+/// What the service at the other end says it can do.
+///
+/// # Errors
+/// It does not answer, or is another service than `name`, in one sentence.
+pub(crate) async fn capabilities(name: ServiceName, channel: Channel) -> Result<Capabilities> {
+    let endpoint = channel.endpoint().to_owned();
+    macro_rules! ask {
+        ($package:ident, $client:ident) => {{
+            let request = proto::$package::v1::GetCapabilitiesRequest {};
+            let reply = $client::new(channel).get_capabilities(request).await;
+            reply.map(|reply| reply.into_inner().capabilities)
+        }};
+    }
+    let reply = match name {
+        ServiceName::Promptgen => ask!(promptgen, PromptgenServiceClient),
+        ServiceName::Diffusion => ask!(diffusion, DiffusionServiceClient),
+        ServiceName::Dialogue => ask!(dialogue, DialogueServiceClient),
+        ServiceName::Trainer => ask!(trainer, TrainerServiceClient),
+        ServiceName::Eval => ask!(eval, EvalServiceClient),
+    };
+    match reply {
+        Ok(capabilities) => Ok(capabilities.unwrap_or_default()),
+        Err(status) if status.code() == Code::Unimplemented => {
+            let other = anyhow!(
+                "{endpoint} is no {name} service: it does not speak diptych.{name}.v1; correct --endpoints"
+            );
+            Err(other.context(BadInput))
+        }
+        Err(status) => Err(complaint(&status)),
     }
 }
 

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use runtime::{Channel, cache::Cache, explain};
+use runtime::{Channel, cache::Cache};
 use serde::Serialize;
 
-use super::Session;
-use crate::suite::{ServiceName, parse_endpoints};
+use super::{Session, sentence};
+use crate::suite::{ServiceName, capabilities, parse_endpoints};
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -130,7 +130,7 @@ async fn endpoints(session: &Session) -> Result<Vec<Finding>> {
                     State::Ok,
                     format!("{endpoint} answers, back-end {backend}"),
                 ),
-                Err(error) => Finding::new(name.as_str(), State::Broken, format!("{error:#}")),
+                Err(error) => Finding::new(name.as_str(), State::Broken, sentence(&error)),
             },
         });
     }
@@ -145,27 +145,7 @@ async fn call(session: &Session, name: ServiceName, endpoint: &str) -> Result<St
         &session.telemetry,
     )
     .await?;
-    macro_rules! backend {
-        ($package:ident, $module:ident, $client:ident) => {{
-            let mut client = proto::$package::v1::$module::$client::new(channel);
-            let reply = client
-                .get_capabilities(proto::$package::v1::GetCapabilitiesRequest {})
-                .await;
-            let reply = reply.map_err(|status| anyhow::anyhow!("{}", explain(&status)))?;
-            reply.into_inner().capabilities.unwrap_or_default().backend
-        }};
-    }
-    Ok(match name {
-        ServiceName::Promptgen => {
-            backend!(promptgen, promptgen_service_client, PromptgenServiceClient)
-        }
-        ServiceName::Diffusion => {
-            backend!(diffusion, diffusion_service_client, DiffusionServiceClient)
-        }
-        ServiceName::Dialogue => backend!(dialogue, dialogue_service_client, DialogueServiceClient),
-        ServiceName::Trainer => backend!(trainer, trainer_service_client, TrainerServiceClient),
-        ServiceName::Eval => backend!(eval, eval_service_client, EvalServiceClient),
-    })
+    Ok(capabilities(name, channel).await?.backend)
 }
 
 async fn redis(session: &Session) -> Finding {

@@ -15,7 +15,6 @@ use serde::Deserialize;
 use super::{BadInput, Session, make_folder};
 use crate::{
     cli::EvalArgs,
-    experiment::verdict,
     files,
     jobs::{self, Errand, artefact},
     progress::Progress,
@@ -68,8 +67,18 @@ pub(super) async fn execute(args: EvalArgs, session: &Session) -> Result<()> {
     suite.close().await?;
     let scores = Scores::from(&result?);
     files::write_json(&out.join("eval.json"), &scores)?;
-    progress.finish(&verdict(&scores));
+    progress.finish(&summary(&scores));
     session.say(&scores, &table(&scores))
+}
+
+/// The overall accuracies, one candidate after another.
+fn summary(scores: &Scores) -> String {
+    let overall = scores.accuracy.iter().filter(|row| row.ability == "all");
+    let sentences = overall.map(|row| {
+        let percent = 100.0 * row.accuracy.mean;
+        format!("{} {percent:.1} % on {}", row.candidate, row.benchmark)
+    });
+    sentences.collect::<Vec<_>>().join(", ")
 }
 
 fn table(scores: &Scores) -> String {
@@ -91,6 +100,24 @@ fn table(scores: &Scores) -> String {
             100.0 * row.accuracy.mean,
             100.0 * row.accuracy.low,
             100.0 * row.accuracy.high
+        ));
+    }
+    if !scores.gains.is_empty() {
+        lines.push(format!(
+            "\n{:<14} {:<32} {:<12}  difference (95 % interval)   p (Holm)",
+            "benchmark", "candidate − reference", "ability"
+        ));
+    }
+    for row in &scores.gains {
+        lines.push(format!(
+            "{:<14} {:<32} {:<12}  {:+5.1} ({:+5.1} to {:+5.1})     {:.3}",
+            row.benchmark,
+            format!("{} − {}", row.candidate, row.reference),
+            row.ability,
+            100.0 * row.gain.mean,
+            100.0 * row.gain.low,
+            100.0 * row.gain.high,
+            row.p_holm
         ));
     }
     lines.join("\n")

@@ -15,6 +15,7 @@ use crate::{
     cli::{GenerateArgs, SchedulerArg},
     files,
     progress::Progress,
+    progress::warn,
     suite::{Needs, ServiceName, Suite},
 };
 
@@ -38,6 +39,11 @@ pub(super) async fn execute(args: GenerateArgs, session: &Session) -> Result<()>
     let outcome = generate(&args, &suite).await;
     suite.close().await?;
     let outcome = outcome?;
+    if outcome.prompt_truncated {
+        warn(
+            "the prompt is longer than the model reads; its end was left out (--prompt-syntax webui reads all of it)",
+        );
+    }
     session.say(
         &outcome,
         &format!("{} (sha256 {})", outcome.file, outcome.sha256),
@@ -101,8 +107,8 @@ fn request(args: &GenerateArgs, suite: &Suite) -> GenerateImagesRequest {
     let settings = SamplingSettings {
         step_count: args.steps,
         guidance_scale: Some(args.guidance),
-        width_px: args.width,
-        height_px: args.height,
+        width_px: args.width.unwrap_or_default(),
+        height_px: args.height.unwrap_or_default(),
         scheduler: args
             .scheduler
             .map_or(Scheduler::Unspecified, Scheduler::from)

@@ -22,7 +22,7 @@ use crate::{
     Cli,
     assets::Assets,
     cli::{Command, Global},
-    suite::{Needs, Suite},
+    suite::{Needs, Suite, parse_endpoints},
 };
 
 /// Runs one command line: exit code 0 done, 2 bad usage or input, 1 failed.
@@ -67,6 +67,7 @@ impl Session {
             .log
             .get_or_insert_with(|| "warn".to_owned());
         let telemetry = Telemetry::start(&global.telemetry, "orchestrator")?;
+        parse_endpoints(&global.endpoints).map_err(|error| error.context(BadInput))?;
         let assets =
             Assets::find(global.assets.as_deref()).map_err(|error| error.context(BadInput))?;
         Ok(Self {
@@ -127,16 +128,21 @@ impl Command {
     }
 }
 
-/// One sentence with its causes on stderr, and the exit code.
-#[allow(clippy::print_stderr, reason = "stderr is where a command complains")]
-fn complain(error: &anyhow::Error) -> ExitCode {
+/// An error with its causes in one line.
+fn sentence(error: &anyhow::Error) -> String {
     let causes: Vec<String> = error
         .chain()
         .filter(|cause| cause.downcast_ref::<BadInput>().is_none())
         .map(|cause| cause.to_string().trim_end().to_owned())
         .filter(|text| text != "bad input")
         .collect();
-    eprintln!("error: {}", causes.join(": "));
+    causes.join(": ")
+}
+
+/// One sentence with its causes on stderr, and the exit code.
+#[allow(clippy::print_stderr, reason = "stderr is where a command complains")]
+fn complain(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {}", sentence(error));
     let is_bad_input = error.downcast_ref::<BadInput>().is_some();
     if is_bad_input {
         ExitCode::from(2)

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use dataset::llava;
 use proto::{
     dataset::v1::Artefact,
     trainer::v1::{
@@ -239,10 +240,13 @@ fn source(data: DataFile, inputs: &mut Inputs) -> Result<DataSource> {
         None if path.is_dir() => Location::Dataset(inputs.folder(path)?),
         None => Location::LlavaJson(inputs.file(path)?),
     };
-    let image_folder = data
-        .image_folder
-        .map(|path| inputs.folder(&path))
-        .transpose()?;
+    let image_folder = match location {
+        Location::LlavaJson(_) => data
+            .image_folder
+            .or_else(|| Some(llava::image_folder(path))),
+        _ => data.image_folder,
+    };
+    let image_folder = image_folder.map(|path| inputs.folder(&path)).transpose()?;
     Ok(DataSource {
         name: data.source,
         location: Some(location),

@@ -20,7 +20,8 @@ pub struct Record {
     pub recipe_sha256: String,
     /// Version of this program.
     pub version: String,
-    /// Hashes of the models by service.
+    /// What made the dataset beside the recipe: versions of the services, hashes of their models
+    /// and of the abilities, by name.
     pub models: BTreeMap<String, String>,
     /// Manifest hash of the dataset.
     pub manifest_sha256: String,

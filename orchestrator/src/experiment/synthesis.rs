@@ -7,21 +7,25 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
+use dataset::identity::sha256_hex;
+use prost::Message as _;
+use proto::{dataset::v1::Capabilities, promptgen::v1::GetAbilityRequest};
 
 use super::Run;
 use crate::{
+    bad_input::complaint,
     progress::Progress,
-    suite::Suite,
+    suite::{ServiceName, Suite},
     synth::{self, Plan, Share, Summary},
 };
 
 impl Run<'_> {
     pub(super) async fn synthesize(&mut self) -> Result<()> {
         let started_at = Instant::now();
-        let models = model_hashes(self.suite).await?;
         let plan = Plan::training(self.recipe).with_evaluation_sets(self.assets)?;
-        self.note_models(models, &plan).await?;
+        let makers = makers(self.suite, &plan).await?;
+        self.note_makers(makers, &plan).await?;
         let summary = synthesize_with_progress(
             self.suite,
             &plan,
@@ -37,29 +41,28 @@ impl Run<'_> {
         self.finish_step("synthesis", started_at)
     }
 
-    /// Notes the weights that make the dataset. A dataset is of one model: once begun, its record
-    /// stays, and going on with other weights is refused.
-    async fn note_models(&mut self, models: BTreeMap<String, String>, plan: &Plan) -> Result<()> {
+    /// Notes who makes the dataset. A dataset has one set of makers: once begun, its record stays,
+    /// and going on with others is refused.
+    async fn note_makers(&mut self, makers: BTreeMap<String, String>, plan: &Plan) -> Result<()> {
         let before = &self.record.models;
         let dataset = self.folder.dataset();
         let is_begun = synth::accepted(plan, &dataset, Share::ALL).await? > 0;
         if before.is_empty() || !is_begun {
-            self.record.models = models;
+            self.record.models = makers;
             return self.save();
         }
         if synth::is_complete(plan, &dataset).await? {
             return Ok(());
         }
-        let changed = before
-            .iter()
-            .find(|&(name, sha256)| models.get(name) != Some(sha256));
-        ensure!(
-            changed.is_none(),
-            "{} was begun with other weights of {}; bring them back, or choose another --out",
+        let same = |&(name, version): &(&String, &String)| makers.get(name) == Some(version);
+        let Some((name, version)) = before.iter().find(|made| !same(made)) else {
+            return Ok(());
+        };
+        bail!(
+            "{} was begun with another {name} ({version}, now {}); bring it back, or choose another --out",
             self.folder.root().display(),
-            changed.map_or("a model", |(name, _)| name)
-        );
-        Ok(())
+            makers.get(name).map_or("absent", String::as_str)
+        )
     }
 }
 
@@ -120,13 +123,30 @@ impl synth::Watcher for BarWatcher {
     }
 }
 
-async fn model_hashes(suite: &Suite) -> Result<BTreeMap<String, String>> {
-    let request = proto::diffusion::v1::GetCapabilitiesRequest {};
-    let reply = suite.diffusion.clone().get_capabilities(request).await;
-    let reply = reply.map_err(|status| anyhow::anyhow!("{}", runtime::explain(&status)))?;
-    let models = reply.into_inner().capabilities.unwrap_or_default().models;
-    Ok(models
-        .into_iter()
-        .map(|model| (model.name, model.sha256))
-        .collect())
+/// What decides the dataset beside the recipe, as the services tell it: their back-ends and versions,
+/// the hashes of their models, and of the abilities in use.
+async fn makers(suite: &Suite, plan: &Plan) -> Result<BTreeMap<String, String>> {
+    let mut makers = BTreeMap::new();
+    for service in [
+        ServiceName::Promptgen,
+        ServiceName::Diffusion,
+        ServiceName::Dialogue,
+    ] {
+        let Capabilities {
+            backend,
+            version,
+            models,
+            ..
+        } = suite.capabilities(service).await?;
+        makers.insert(service.to_string(), format!("{backend} {version}"));
+        makers.extend(models.into_iter().map(|model| (model.name, model.sha256)));
+    }
+    for name in plan.wanted.sample_counts.keys() {
+        let request = GetAbilityRequest { name: name.clone() };
+        let reply = suite.promptgen.clone().get_ability(request).await;
+        let reply = reply.map_err(|status| complaint(&status))?.into_inner();
+        let ability = reply.ability.unwrap_or_default().encode_to_vec();
+        makers.insert(format!("ability {name}"), sha256_hex(ability));
+    }
+    Ok(makers)
 }

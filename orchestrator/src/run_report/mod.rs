@@ -124,7 +124,7 @@ fn records(record: &Record) -> Vec<RecordGroup> {
             "Versions",
             vec![("diptych".to_owned(), record.version.clone())],
         ),
-        group("Models", models),
+        group("Made by", models),
         group(
             "Hashes",
             vec![

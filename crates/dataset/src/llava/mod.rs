@@ -11,7 +11,7 @@ mod export;
 mod read;
 
 pub use export::{Error as ExportError, Exported, export};
-pub use read::{Error as ReadError, Reader, read};
+pub use read::{Error as ReadError, Reader, image_folder, read};
 
 use proto::dataset::v1::{Role, Sample};
 use serde::{Deserialize, Serialize};

@@ -54,6 +54,20 @@ pub enum Error {
     },
 }
 
+/// Folder that a file's image paths start from when nobody says: the file's own, or `images` in it,
+/// as [`export`](super::export) lays it out, where the first picture lies there.
+pub fn image_folder(json: &Path) -> PathBuf {
+    let own = json.parent().filter(|own| *own != Path::new(""));
+    let own = own.unwrap_or(Path::new(".")).to_owned();
+    let exported = own.join("images");
+    let mut records = read(json).into_iter().flatten().take_while(Result::is_ok);
+    let first = records.find_map(|record| record.ok()?.images.into_iter().next());
+    match first {
+        Some(image) if !own.join(&image).exists() && exported.join(&image).exists() => exported,
+        _ => own,
+    }
+}
+
 /// Opens a LLaVA JSON file.
 ///
 /// # Errors

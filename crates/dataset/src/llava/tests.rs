@@ -41,6 +41,10 @@ async fn an_export_is_read_back_picture_by_picture_and_never_overwrites() {
         }
     );
 
+    assert_eq!(
+        image_folder(&target.join("data.json")),
+        target.join("images")
+    );
     let records: Vec<Record> = read(&target.join("data.json"))
         .unwrap()
         .map(Result::unwrap)
