@@ -45,6 +45,16 @@ count_by_crate() {
     ' "$1" "$2" | sort
 }
 
+# nextest runs no doc-tests.
+run_doc_tests() {
+    local log="$logs/rust-doc.log" code
+    cargo test --doc --workspace --release --no-fail-fast 2>&1 | tee "$log"
+    code=${PIPESTATUS[0]}
+    note "rust: doc-tests" "$code" \
+        "$(awk '/^test result: / { good += $4 } END { print good + 0 }' "$log")" \
+        "$(awk '/^test result: / { bad += $6 } END { print bad + 0 }' "$log")"
+}
+
 run_rust() {
     local log="$logs/rust.log" code
     if cargo nextest --version >/dev/null 2>&1; then
@@ -58,6 +68,7 @@ run_rust() {
             note "rust: $crate" 0 "$good" "$bad"
         done
         if ((code != 0)) && ! grep -qE '^ *(FAIL|TIMEOUT|SIG)' "$log"; then note "rust" "$code" 0 0; fi
+        run_doc_tests
     else
         local crate good bad failed_before=$failed
         cargo test --workspace --release --no-run --message-format json 2>/dev/null | test_binaries >"$logs/rust-binaries.txt"
