@@ -1,7 +1,13 @@
 //! The services as the client sees them: a channel to each, at a given endpoint or started in
 //! this process. Everything outside this file and `embedded.rs` speaks to services alike.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use proto::{
@@ -15,8 +21,8 @@ use proto::{
     promptgen::v1::promptgen_service_client::PromptgenServiceClient,
     trainer::v1::trainer_service_client::TrainerServiceClient,
 };
-use runtime::{Channel, StartError, Telemetry};
-use tonic::Code;
+use runtime::{Channel, StartError, Telemetry, error::retry_after};
+use tonic::{Code, Status};
 
 use crate::{
     assets::Assets,
@@ -227,9 +233,14 @@ pub(crate) async fn capabilities(name: ServiceName, channel: Channel) -> Result<
     let endpoint = channel.endpoint().to_owned();
     macro_rules! ask {
         ($package:ident, $client:ident) => {{
-            let request = proto::$package::v1::GetCapabilitiesRequest {};
-            let reply = $client::new(channel).get_capabilities(request).await;
-            reply.map(|reply| reply.into_inner().capabilities)
+            let call = async || {
+                let request = proto::$package::v1::GetCapabilitiesRequest {};
+                let reply = $client::new(channel.clone())
+                    .get_capabilities(request)
+                    .await;
+                reply.map(|reply| reply.into_inner().capabilities)
+            };
+            once_loaded(call).await
         }};
     }
     let reply = match name {
@@ -248,6 +259,25 @@ pub(crate) async fn capabilities(name: ServiceName, channel: Channel) -> Result<
             Err(other.context(BadInput))
         }
         Err(status) => Err(complaint(&status)),
+    }
+}
+
+/// How long a service may load its models before it is given up on.
+const LOADING_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Calls until the service has loaded its models, as it says itself.
+async fn once_loaded<T>(call: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
+    let begun = Instant::now();
+    loop {
+        let status = match call().await {
+            Err(status) if status.code() == Code::Unavailable => status,
+            done => return done,
+        };
+        let pause = retry_after(&status).filter(|_| begun.elapsed() < LOADING_TIMEOUT);
+        match pause {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => return Err(status),
+        }
     }
 }
 
