@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use dataset::store::Location;
 use runtime::options::{
     ArtefactOptions, CacheOptions, ClientOptions, ListenOptions, TelemetryOptions,
 };
@@ -124,9 +125,9 @@ pub struct RunArgs {
 pub struct SynthArgs {
     /// Recipe file.
     pub recipe: PathBuf,
-    /// Folder of the dataset.
+    /// Folder of the dataset, or s3://BUCKET/PREFIX with AWS's own environment variables.
     #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    pub out: Location,
     /// Which share of the partitions to make, from 0.
     #[arg(long, default_value_t = 0, value_name = "I")]
     pub shard_index: u32,
@@ -220,8 +221,8 @@ pub struct ReportArgs {
 /// Arguments of `export`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// Dataset folder.
-    pub dataset: PathBuf,
+    /// Dataset: a folder, or s3://BUCKET/PREFIX.
+    pub dataset: Location,
     /// Format.
     #[arg(long, value_enum)]
     pub format: ExportFormat,

@@ -6,6 +6,7 @@ pub mod ability;
 pub mod identity;
 pub mod image_hash;
 pub mod llava;
+pub mod minhash;
 pub mod plan;
 pub mod question;
 mod shard;

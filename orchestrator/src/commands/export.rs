@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use dataset::store::{Reader, Root};
+use dataset::store::Reader;
 
 use super::{BadInput, Session};
 use crate::cli::{ExportArgs, ExportFormat};
@@ -20,8 +20,7 @@ pub(super) async fn execute(args: ExportArgs, session: &Session) -> Result<()> {
         format,
         out,
     } = args;
-    let reader = Root::folder(&dataset).map_err(anyhow::Error::from);
-    let reader = match reader {
+    let reader = match dataset.open().map_err(anyhow::Error::from) {
         Ok(root) => Reader::open(root).await.map_err(anyhow::Error::from),
         Err(error) => Err(error),
     };

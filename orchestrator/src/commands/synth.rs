@@ -29,7 +29,9 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     let plan = Plan::training(&recipe)
         .with_evaluation_sets(&session.assets)
         .map_err(|error| error.context(BadInput))?;
-    make_folder(&out)?;
+    if let Some(folder) = out.folder() {
+        make_folder(folder)?;
+    }
     let needs = Needs {
         image_model: recipe.synth.image.model.clone(),
         ..Needs::services(&[
@@ -48,9 +50,7 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     let summary = summary?;
     let sentence = format!(
         "{} samples in {} (manifest {})",
-        summary.accepted,
-        out.display(),
-        summary.manifest_sha256
+        summary.accepted, out, summary.manifest_sha256
     );
     session.say(&summary, &sentence)
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use dataset::store::Location;
 use proto::{dataset::v1::Artefact, eval::v1::BenchmarkSpec};
 
 use super::{Run, synthesize_with_progress};
@@ -27,7 +28,7 @@ impl Run<'_> {
         self.record.held_out = synthesize_with_progress(
             self.suite,
             &plan,
-            &held_out,
+            &Location::Folder(held_out.clone()),
             Share::ALL,
             "held-out pictures",
         )

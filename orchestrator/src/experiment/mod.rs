@@ -16,6 +16,7 @@ mod training;
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::Result;
+use dataset::store::Location;
 
 pub use self::{
     evaluation::verdict,
@@ -59,7 +60,9 @@ pub async fn is_finished(recipe: &Recipe, folder: &RunFolder) -> Result<bool> {
     } else {
         record.synthesis.partitions > 0
     };
-    Ok(last && folder.report().exists() && synth::is_complete(&plan, &folder.dataset()).await?)
+    Ok(last
+        && folder.report().exists()
+        && synth::is_complete(&plan, &Location::Folder(folder.dataset())).await?)
 }
 
 /// Runs what is left of the experiment.

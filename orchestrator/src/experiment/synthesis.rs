@@ -2,13 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::Instant,
 };
 
 use anyhow::{Result, bail};
-use dataset::identity::sha256_hex;
+use dataset::{identity::sha256_hex, store::Location};
 use prost::Message as _;
 use proto::{dataset::v1::Capabilities, promptgen::v1::GetAbilityRequest};
 
@@ -29,7 +28,7 @@ impl Run<'_> {
         let summary = synthesize_with_progress(
             self.suite,
             &plan,
-            &self.folder.dataset(),
+            &Location::Folder(self.folder.dataset()),
             Share::ALL,
             "synthesis",
         )
@@ -45,7 +44,7 @@ impl Run<'_> {
     /// and going on with others is refused.
     async fn note_makers(&mut self, makers: BTreeMap<String, String>, plan: &Plan) -> Result<()> {
         let before = &self.record.models;
-        let dataset = self.folder.dataset();
+        let dataset = Location::Folder(self.folder.dataset());
         let is_begun = synth::accepted(plan, &dataset, Share::ALL).await? > 0;
         if before.is_empty() || !is_begun {
             self.record.models = makers;
@@ -73,19 +72,19 @@ impl Run<'_> {
 pub async fn synthesize_with_progress(
     suite: &Suite,
     plan: &Plan,
-    out: &Path,
+    place: &Location,
     share: Share,
     name: &str,
 ) -> Result<Summary> {
     let wanted = synth::wanted(plan, share);
-    let present = synth::accepted(plan, out, share).await?;
+    let present = synth::accepted(plan, place, share).await?;
     let watcher = BarWatcher {
         progress: Progress::start(name, wanted),
         wanted,
         accepted: AtomicU64::new(present),
         images: AtomicU64::new(0),
     };
-    let summary = synth::synthesize(suite, plan, out, share, &watcher).await?;
+    let summary = synth::synthesize(suite, plan, place, share, &watcher).await?;
     let rejected: u64 = summary.rejected.values().sum();
     let mut text = format!(
         "{} of {wanted} samples, {rejected} rejected on the way",

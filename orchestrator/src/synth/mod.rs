@@ -5,13 +5,13 @@ pub mod gates;
 mod partition;
 mod stages;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Result;
 use dataset::{
     image_hash::ImageHash,
     plan::Partition,
-    store::{PartitionManifest, Reader, Root, Writer},
+    store::{Location, PartitionManifest, Reader, Writer},
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 use proto::promptgen::v1::PromptSplit;
@@ -165,11 +165,11 @@ const BENCHMARK_SEED: u64 = 0x6265_6e63_686d_6172;
 pub async fn synthesize(
     suite: &Suite,
     plan: &Plan,
-    out: &Path,
+    place: &Location,
     share: Share,
     watcher: &dyn Watcher,
 ) -> Result<Summary> {
-    let writer = Writer::open(Root::create_folder(out)?, &plan.wanted).await?;
+    let writer = Writer::open(place.create()?, &plan.wanted).await?;
     let committed = writer.committed().await?;
     let mut missing = plan.partitions(share);
     missing.retain(|partition| !committed.contains_key(partition));
@@ -189,7 +189,7 @@ pub async fn synthesize(
         .buffer_unordered(CONCURRENT_PARTITIONS)
         .try_collect::<Vec<()>>()
         .await?;
-    summarize(plan, out, share, made_partitions).await
+    summarize(plan, place, share, made_partitions).await
 }
 
 /// Samples wanted of one share.
@@ -200,9 +200,9 @@ pub fn wanted(plan: &Plan, share: Share) -> u64 {
 /// Samples of one share that are committed already.
 ///
 /// # Errors
-/// The folder cannot be read, or holds another plan's samples.
-pub async fn accepted(plan: &Plan, out: &Path, share: Share) -> Result<u64> {
-    Ok(committed(plan, out, share)
+/// The place cannot be read, or holds another plan's samples.
+pub async fn accepted(plan: &Plan, place: &Location, share: Share) -> Result<u64> {
+    Ok(committed(plan, place, share)
         .await?
         .iter()
         .map(|manifest| manifest.shard.sample_count)
@@ -213,16 +213,19 @@ pub async fn accepted(plan: &Plan, out: &Path, share: Share) -> Result<u64> {
 ///
 /// # Errors
 /// As [`accepted`].
-pub async fn is_complete(plan: &Plan, out: &Path) -> Result<bool> {
-    Ok(committed(plan, out, Share::ALL).await?.len() == plan.partitions(Share::ALL).len())
+pub async fn is_complete(plan: &Plan, place: &Location) -> Result<bool> {
+    Ok(committed(plan, place, Share::ALL).await?.len() == plan.partitions(Share::ALL).len())
 }
 
-/// Manifests of one share's committed partitions; none where there is no folder.
-async fn committed(plan: &Plan, out: &Path, share: Share) -> Result<Vec<PartitionManifest>> {
-    if !out.exists() {
+/// Manifests of one share's committed partitions; none where there is no dataset.
+async fn committed(plan: &Plan, place: &Location, share: Share) -> Result<Vec<PartitionManifest>> {
+    let writer = match place.find()? {
+        Some(root) => Writer::find(root, &plan.wanted).await?,
+        None => None,
+    };
+    let Some(writer) = writer else {
         return Ok(Vec::new());
-    }
-    let writer = Writer::open(Root::folder(out)?, &plan.wanted).await?;
+    };
     let mut committed = writer.committed().await?;
     Ok(plan
         .partitions(share)
@@ -231,12 +234,17 @@ async fn committed(plan: &Plan, out: &Path, share: Share) -> Result<Vec<Partitio
         .collect())
 }
 
-async fn summarize(plan: &Plan, out: &Path, share: Share, made_partitions: u64) -> Result<Summary> {
+async fn summarize(
+    plan: &Plan,
+    place: &Location,
+    share: Share,
+    made_partitions: u64,
+) -> Result<Summary> {
     let mut summary = Summary {
         made_partitions,
         ..Summary::default()
     };
-    for manifest in committed(plan, out, share).await? {
+    for manifest in committed(plan, place, share).await? {
         summary.partitions += 1;
         summary.accepted += manifest.shard.sample_count;
         for (reason, count) in manifest.tally.rejected_counts {
@@ -244,7 +252,7 @@ async fn summarize(plan: &Plan, out: &Path, share: Share, made_partitions: u64) 
         }
     }
     summary.missing = wanted(plan, share).saturating_sub(summary.accepted);
-    summary.manifest_sha256 = Reader::open(Root::folder(out)?).await?.manifest_sha256();
+    summary.manifest_sha256 = Reader::open(place.open()?).await?.manifest_sha256();
     Ok(summary)
 }
 

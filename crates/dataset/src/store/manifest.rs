@@ -36,16 +36,16 @@ impl DatasetHeader {
         if root.create(&Self::path(), to_json(&header)).await? {
             return Ok(());
         }
-        let found = Self::get(root).await?;
-        if found != *plan {
-            let short = |plan: &Plan| plan.recipe_sha256.chars().take(12).collect();
-            return Err(Error::OtherRecipe {
-                root: root.name().to_owned(),
-                ours: short(plan),
-                theirs: short(&found),
-            });
+        same(&Self::get(root).await?, plan, root)
+    }
+
+    /// Whether a dataset of the plan is there.
+    pub(super) async fn find(root: &Root, plan: &Plan) -> Result<bool, Error> {
+        match Self::get(root).await {
+            Ok(found) => same(&found, plan, root).map(|()| true),
+            Err(Error::NotADataset { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     /// Reads the plan.
@@ -60,6 +60,18 @@ impl DatasetHeader {
         header.plan.check()?;
         Ok(header.plan)
     }
+}
+
+fn same(found: &Plan, plan: &Plan, root: &Root) -> Result<(), Error> {
+    if found == plan {
+        return Ok(());
+    }
+    let short = |plan: &Plan| plan.recipe_sha256.chars().take(12).collect();
+    Err(Error::OtherRecipe {
+        root: root.name().to_owned(),
+        ours: short(plan),
+        theirs: short(found),
+    })
 }
 
 /// What became of a partition's attempts, for the report.

@@ -21,6 +21,8 @@
 
 mod check;
 mod error;
+pub mod kill_point;
+mod location;
 mod manifest;
 mod reader;
 mod root;
@@ -28,6 +30,7 @@ mod writer;
 
 pub use check::fault;
 pub use error::Error;
+pub use location::{Location, MalformedLocation};
 pub use manifest::{PartitionManifest, PartitionTally, ShardEntry, Statistics};
 pub use reader::Reader;
 pub use root::Root;

@@ -1,7 +1,7 @@
 //! Commits partitions (DESIGN 3.7).
 
 use super::{
-    Error, Root, check,
+    Error, Root, check, kill_point,
     manifest::{DatasetHeader, PartitionManifest, PartitionTally, ShardEntry, ShardFolder},
     reader,
 };
@@ -43,6 +43,18 @@ impl Writer {
             root,
             plan: plan.clone(),
         })
+    }
+
+    /// A dataset that is there already, or none. Nothing is created.
+    ///
+    /// # Errors
+    /// Another recipe's dataset is there, or the place cannot be read.
+    pub async fn find(root: Root, plan: &Plan) -> Result<Option<Self>, Error> {
+        let is_there = DatasetHeader::find(&root, plan).await?;
+        Ok(is_there.then(|| Self {
+            root,
+            plan: plan.clone(),
+        }))
     }
 
     /// The plan.
@@ -99,7 +111,10 @@ impl Writer {
         };
         let ours = PartitionManifest::new(&self.plan, partition, shard, rejected, tally);
         let path = PartitionManifest::path(partition);
-        if self.root.create(&path, ours.to_json()).await? {
+        kill_point::pass("manifest.before");
+        let is_created = self.root.create(&path, ours.to_json()).await?;
+        kill_point::pass("manifest.after");
+        if is_created {
             return Ok(Commit::Created(ours));
         }
         let theirs = reader::partition(&self.root, &self.plan, partition).await?;
@@ -127,6 +142,7 @@ impl Writer {
         samples: Vec<Sample>,
     ) -> Result<ShardEntry, Error> {
         let sample_count = samples.len() as u64;
+        kill_point::pass("staging.before");
         let encoding = tokio::task::spawn_blocking(move || {
             let file = shard::encode(&samples)?;
             Ok((sha256_hex(&file), file))
@@ -145,7 +161,10 @@ impl Writer {
             size_bytes: file.len() as u64,
             sample_count,
         };
+        kill_point::pass("staging.after");
+        kill_point::pass("publish.before");
         self.root.create(&entry.path(folder), file).await?;
+        kill_point::pass("publish.after");
         Ok(entry)
     }
 }
