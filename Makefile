@@ -7,7 +7,7 @@ RUNS ?= runs
 VENV ?= $(CARGO_TARGET_DIR)/python
 PYTHON := $(VENV)/bin/python
 
-.PHONY: build demo experiment test lint tools
+.PHONY: build demo experiment test lint tools faults throughput
 
 build:
 	cargo build --release --bins
@@ -28,3 +28,13 @@ lint:
 
 tools:
 	scripts/install-tools.sh
+
+# Kills things in the middle of runs, a hundred times and more; half an hour.
+faults: build
+	cargo build --release --package tests --bins
+	$(CARGO_TARGET_DIR)/release/faults
+
+# Samples a second, and memory, with stages that cost nothing.
+throughput: build
+	cargo build --release --package tests --bins
+	$(CARGO_TARGET_DIR)/release/throughput

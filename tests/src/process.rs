@@ -72,14 +72,15 @@ fn hash(path: &Path) -> u64 {
     hasher.finish()
 }
 
-/// Where the programs of the build that made this test lie.
+/// Where the programs of the build that made this one lie: a test lies in `deps` beside them.
 fn build_folder() -> PathBuf {
-    let test = std::env::current_exe().expect("a running test knows its own file");
-    // target/release/deps/test-0123 → target/release
-    test.ancestors()
-        .nth(2)
-        .expect("tests lie in target/<profile>/deps")
-        .to_path_buf()
+    let this = std::env::current_exe().expect("a running program knows its own file");
+    let folder = this.parent().expect("a file lies in a folder");
+    match folder.ends_with("deps") {
+        true => folder.parent().expect("deps lies in target/<profile>"),
+        false => folder,
+    }
+    .to_path_buf()
 }
 
 /// A program of the suite, from the build that made this test.
@@ -87,13 +88,7 @@ fn build_folder() -> PathBuf {
 /// # Panics
 /// It was not built: `cargo build --release --bins` does that.
 pub fn program(name: &str) -> Command {
-    let test = std::env::current_exe().expect("a running test knows its own file");
-    // target/release/deps/test-0123 → target/release/name
-    let folder = test
-        .ancestors()
-        .nth(2)
-        .expect("tests lie in target/<profile>/deps");
-    let path = folder.join(name);
+    let path = build_folder().join(name);
     assert!(
         path.is_file(),
         "{} is missing: run `cargo build --release --bins`",

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use std::{
 pub struct Redis {
     child: Child,
     address: SocketAddr,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -25,27 +26,34 @@ impl Redis {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let address = free_address();
-        let child = Command::new("redis-server")
-            .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--appendonly", "no", "--dir"])
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server runs: install Debian's package redis-server");
         let redis = Self {
-            child,
+            child: spawn(address, folder.path()),
             address,
-            _folder: folder,
+            folder,
         };
+        redis.wait_until_it_answers();
+        redis
+    }
+
+    /// Kills it without warning and starts it again, empty, on the same port.
+    ///
+    /// # Panics
+    /// It is gone already, or does not come back.
+    pub fn kill_and_restart(&mut self) {
+        self.kill();
+        self.child = spawn(self.address, self.folder.path());
+        self.wait_until_it_answers();
+    }
+
+    fn wait_until_it_answers(&self) {
         let started_at = Instant::now();
-        while !redis.answers() {
+        while !self.answers() {
             assert!(
                 started_at.elapsed() < START_TIMEOUT,
                 "redis-server does not answer"
             );
             std::thread::yield_now();
         }
-        redis
     }
 
     /// `redis://…`, for `REDIS_URL`.
@@ -96,6 +104,16 @@ impl Drop for Redis {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn spawn(address: SocketAddr, folder: &Path) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no", "--dir"])
+        .arg(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server runs: install Debian's package redis-server")
 }
 
 /// An address that was free a moment ago; redis-server cannot be told to choose one.
