@@ -50,8 +50,8 @@ def kustomize():
 def settings(objects, pod):
     """The environment of a pod's first container, as far as it is known before it runs."""
     container, values = pod["containers"][0], {}
-    for source in container.get("envFrom", []):
-        config = find(objects, "ConfigMap", source.get("configMapRef", {}).get("name"))
+    for taken in container.get("envFrom", []):
+        config = find(objects, "ConfigMap", taken.get("configMapRef", {}).get("name"))
         values |= config.get("data", {}) if config else {}
     return values | {entry["name"]: entry.get("value", "") for entry in container.get("env", [])}
 

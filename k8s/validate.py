@@ -289,9 +289,9 @@ def references(pod):
         if "persistentVolumeClaim" in volume:
             yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
     for container in pod["containers"]:
-        for source in container.get("envFrom", []):
-            if "configMapRef" in source:
-                yield "ConfigMap", source["configMapRef"]["name"]
+        for taken in container.get("envFrom", []):
+            if "configMapRef" in taken:
+                yield "ConfigMap", taken["configMapRef"]["name"]
 
 
 def check_network(objects, present, tally):
