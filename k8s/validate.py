@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Builds the kustomizations and checks what comes out.
 
-Usage: validate.py [FOLDER ...]      without folders: k8s/base and every k8s/overlays/*
+Usage: validate.py [FOLDER ...]      without folders: k8s/base, every k8s/overlays/* and every k8s/jobs/*
 
 Each check is one thing about one object; each violation is one sentence. The last line reads
 `N passed, N failed`, and the exit status is 1 when anything failed. Needs kustomize or kubectl, and
@@ -11,9 +11,6 @@ and everything they cannot know is an invariant of ours below.
 
 import functools
 import json
-import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,71 +18,55 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-K8S = Path(__file__).resolve().parent
+from manifests import (
+    CALLS_PORT, HEALTH_PORT, K8S, NAMESPACE, WORKLOADS, Tally,
+    build, find, kinds, label, pinned, settings, source, variables,
+)
+from scaling import ScaledObject, check_scaling, scaler_of
+from synthesis_job import check_job
+
 SERVICES = ("promptgen", "diffusion", "dialogue", "trainer", "eval")
 # The oldest version that has every field used here switched on (the preStop sleep), and the newest known.
 KUBERNETES_VERSIONS = ("1.30", kubernetes_validate.latest_version())
 # Those with jobs: a job lives on the board of the one pod that took it.
 SERVICES_WITH_JOBS = ("trainer", "eval")
-CALLS_PORT, HEALTH_PORT = 50051, 50052
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
-# Kubernetes kinds that hold a pod template.
-WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
-
-
-class Tally:
-    """Counts checks and prints a sentence for each one that fails."""
-
-    def __init__(self, out=sys.stdout):
-        self.passed, self.violations, self.out = 0, [], out
-
-    def check(self, holds, sentence):
-        if holds:
-            self.passed += 1
-        else:
-            self.violations.append(sentence)
-            print(f"FAILED {sentence}", file=self.out)
 
 
 def main(folders):
     tally = Tally()
-    for folder in folders or [K8S / "base", *sorted((K8S / "overlays").glob("*/"))]:
+    everything = [K8S / "base", *sorted((K8S / "overlays").glob("*/")), *sorted((K8S / "jobs").glob("*/"))]
+    for folder in folders or everything:
         objects = build(Path(folder), tally)
         if objects is not None:
-            check_all(objects, tally)
+            check_all(objects, tally, surroundings(objects))
     print(f"{tally.passed} passed, {len(tally.violations)} failed")
     return 1 if tally.violations else 0
 
 
-def build(folder, tally):
-    """The objects of a kustomization, or None when it does not build."""
-    run = subprocess.run([*kustomize(), str(folder)], capture_output=True, text=True, timeout=60)
-    tally.check(run.returncode == 0, f"{folder} does not build: {run.stderr.strip()}")
-    return list(yaml.safe_load_all(run.stdout)) if run.returncode == 0 else None
+def surroundings(objects):
+    """What stands in the cluster beside the objects: for a Job that comes alone, the base."""
+    return () if kinds(objects, "Deployment") else build(K8S / "base", Tally())
 
 
-@functools.cache
-def kustomize():
-    """The command that builds a kustomization: kustomize, or kubectl's own."""
-    if shutil.which("kustomize"):
-        return ("kustomize", "build")
-    if shutil.which("kubectl"):
-        return ("kubectl", "kustomize")
-    sys.exit("neither kustomize nor kubectl is installed; scripts/install-tools.sh gets one")
-
-
-def check_all(objects, tally):
-    """Every check there is, over the objects of one kustomization."""
+def check_all(objects, tally, around=()):
+    """Every check there is, over the objects of one kustomization. What is `around` counts as there."""
+    present = [*objects, *around]
     for item in objects:
         check_schema(item, tally)
+        check_namespace(item, tally)
     check_no_insecure(objects, tally)
-    check_environment_is_read(objects, tally)
-    check_references(objects, tally)
-    check_network(objects, tally)
+    check_references(objects, present, tally)
+    check_network(objects, present, tally)
     for workload in kinds(objects, *WORKLOADS):
         check_pod(workload, tally)
-    for name in SERVICES:
-        check_service(objects, name, tally)
+    for job in kinds(objects, "Job"):
+        check_job(job, present, tally)
+    if not around:
+        check_environment_is_read(objects, tally)
+        for name in SERVICES:
+            check_service(objects, name, tally)
+    check_scaling(objects, SERVICES_WITH_JOBS, tally)
 
 
 # Schemas
@@ -101,6 +82,8 @@ def check_schema(item, tally):
 def schema_problem(text, version):
     """What is wrong with an object, given as JSON. Kept, since overlays repeat most of the base."""
     item = json.loads(text)
+    if item["kind"] == "ScaledObject":
+        return schema_problem(json.dumps(ScaledObject(item).as_autoscaler(), sort_keys=True), version)
     try:
         kubernetes_validate.validate(item, version, strict=True)
     except jsonschema.ValidationError as error:
@@ -108,6 +91,12 @@ def schema_problem(text, version):
     except kubernetes_validate.SchemaNotFoundError:
         return f"no schema for {item.get('apiVersion')} {item.get('kind')}"
     return None
+
+
+def check_namespace(item, tally):
+    if item["kind"] != "Namespace":
+        where = item["metadata"].get("namespace")
+        tally.check(where == NAMESPACE, f"{label(item)} is in namespace {where}, not {NAMESPACE}")
 
 
 # Every pod
@@ -166,14 +155,6 @@ def check_container(who, pod, container, tally):
             tally.check(
                 mount.get("readOnly") is True, f"{who} mounts Secret {mount['name']} writable"
             )
-
-
-def pinned(image):
-    """Whether an image is named by digest, or by a tag that a release moves and a build does not."""
-    if "@sha256:" in image:
-        return True
-    tag = image.rsplit("/", 1)[-1].partition(":")[2]
-    return re.match(r"v?\d+\.\d+\.\d+", tag) is not None
 
 
 # The five services
@@ -251,7 +232,8 @@ def check_guards(name, pod, environment, tally):
 
 
 def check_budget(objects, deployment, tally):
-    name, replicas = deployment["metadata"]["name"], deployment["spec"].get("replicas", 1)
+    name, scaler = deployment["metadata"]["name"], scaler_of(objects, deployment)
+    replicas = scaler.least if scaler else deployment["spec"].get("replicas", 1)
     has_budget = find(objects, "PodDisruptionBudget", name) is not None
     text = f"{name} has {replicas} replica(s) and {'a' if has_budget else 'no'} PodDisruptionBudget"
     tally.check(has_budget == (replicas > 1), text)
@@ -284,31 +266,16 @@ def check_no_insecure(objects, tally):
 
 def check_environment_is_read(objects, tally):
     """A variable that nobody reads is silence; so each must stand in the options of its own program."""
-    for workload in kinds(objects, "Deployment", "Job"):
+    for workload in kinds(objects, "Deployment"):
         pod, name = workload["spec"]["template"]["spec"], workload["metadata"]["name"]
         if name in SERVICES:
-            unknown = ", ".join(sorted(set(settings(objects, pod)) - variables(name)))
+            unknown = ", ".join(sorted(set(settings(objects, pod)) - variables(source(f"services/{name}"))))
             tally.check(not unknown, f"{label(workload)} sets {unknown}, which {name} does not read")
 
 
-@functools.cache
-def variables(name):
-    """What a service reads: the options of its own crate, and the blocks of the runtime among them."""
-    own, runtime = source(f"services/{name}"), source("crates/runtime")
-    blocks = dict(re.findall(r"^pub struct (\w+) \{\n(.*?)^\}", runtime, re.MULTILINE | re.DOTALL))
-    flattened = re.findall(r"#\[command\(flatten\)\]\s+(?:pub )?\w+: (\w+)", own)
-    options = own + "".join(blocks.get(block, "") for block in flattened)
-    # The last three are read by the libraries below.
-    return {*re.findall(r'env = "(\w+)"', options), "SSL_CERT_FILE", "SSL_CERT_DIR", "RUST_LOG"}
-
-
-def source(crate):
-    return "".join(path.read_text() for path in sorted(K8S.parent.glob(f"{crate}/src/**/*.rs")))
-
-
-def check_references(objects, tally):
-    """ConfigMaps, claims and accounts that pods name must be in the build; Secrets are the operator's."""
-    present = {(item["kind"], item["metadata"]["name"]) for item in objects}
+def check_references(objects, present, tally):
+    """ConfigMaps, claims and accounts that pods name must be there; Secrets are the operator's."""
+    present = {(item["kind"], item["metadata"]["name"]) for item in present}
     for workload in kinds(objects, *WORKLOADS):
         for reference in references(workload["spec"]["template"]["spec"]):
             tally.check(reference in present, f"{label(workload)} names {' '.join(reference)}, which is not here")
@@ -322,49 +289,24 @@ def references(pod):
         if "persistentVolumeClaim" in volume:
             yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
     for container in pod["containers"]:
-        for source in container.get("envFrom", []):
-            if "configMapRef" in source:
-                yield "ConfigMap", source["configMapRef"]["name"]
+        for taken in container.get("envFrom", []):
+            if "configMapRef" in taken:
+                yield "ConfigMap", taken["configMapRef"]["name"]
 
 
-def check_network(objects, tally):
-    policies = kinds(objects, "NetworkPolicy")
+def check_network(objects, present, tally):
     denied = {
         kind
-        for policy in policies
+        for policy in kinds(present, "NetworkPolicy")
         if not policy["spec"]["podSelector"] and not {"ingress", "egress"} & policy["spec"].keys()
         for kind in policy["spec"]["policyTypes"]
     }
     for kind in ("Ingress", "Egress"):
         tally.check(kind in denied, f"{kind} is not denied by default")
-    for policy in policies:
+    for policy in kinds(objects, "NetworkPolicy"):
         rules = policy["spec"].get("ingress", []) + policy["spec"].get("egress", [])
         narrow = all(rule.get("ports") and (rule.get("from") or rule.get("to")) for rule in rules)
         tally.check(narrow, f"{label(policy)} has a rule without peers or without ports")
-
-
-# Looking things up
-
-
-def settings(objects, pod):
-    """The environment of a pod's first container, as far as it is known before it runs."""
-    container, values = pod["containers"][0], {}
-    for source in container.get("envFrom", []):
-        config = find(objects, "ConfigMap", source.get("configMapRef", {}).get("name"))
-        values |= config.get("data", {}) if config else {}
-    return values | {entry["name"]: entry.get("value", "") for entry in container.get("env", [])}
-
-
-def kinds(objects, *wanted):
-    return [item for item in objects if item["kind"] in wanted]
-
-
-def find(objects, kind, name):
-    return next((item for item in kinds(objects, kind) if item["metadata"]["name"] == name), None)
-
-
-def label(item):
-    return f"{item.get('kind')} {item.get('metadata', {}).get('name')}"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Prints one line per mistake that went unseen, and `N passed, N failed` last.
 
 import copy
 import io
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,26 +15,48 @@ from pathlib import Path
 import yaml
 
 import validate
-
-SVC = "diffusion"
+from mistakes.base import MISTAKES
+from mistakes.job import BUCKET_MISTAKES, JOB_MISTAKES, container_of, job
+from mistakes.scaling import HPA_MISTAKES, KEDA_MISTAKES
 
 
 def main():
     tally = validate.Tally()
-    good = validate.build(validate.K8S / "base", tally)
-    tally.check(not sentences(good), "the manifests as they are have violations")
-    for mistake, (words, break_it) in MISTAKES.items():
-        objects = copy.deepcopy(good)
-        break_it(objects)
-        seen = [sentence for sentence in sentences(objects) if words in sentence]
-        tally.check(seen, f"nobody noticed: {mistake}")
-    check_dev_secrets(good, tally)
+    for folder, mistakes in SUBJECTS.items():
+        check_mistakes(folder, mistakes, tally)
+    check_one_number(tally)
+    check_dev_secrets(tally)
     print(f"{tally.passed} passed, {len(tally.violations)} failed")
     return 1 if tally.violations else 0
 
 
-def check_dev_secrets(objects, tally):
+def check_mistakes(folder, mistakes, tally):
+    good = validate.build(validate.K8S / folder, tally)
+    tally.check(not sentences(good), f"{folder} as it is has violations")
+    for mistake, (words, break_it) in mistakes.items():
+        objects = copy.deepcopy(good)
+        break_it(objects)
+        seen = [sentence for sentence in sentences(objects) if words in sentence]
+        tally.check(seen, f"nobody noticed in {folder}: {mistake}")
+
+
+def check_one_number(tally):
+    """Another number of shards is one word in one file."""
+    with tempfile.TemporaryDirectory() as parent:
+        shutil.copytree(validate.K8S, Path(parent) / "k8s")
+        run = Path(parent) / "k8s/jobs/synthesis/run.yaml"
+        run.write_text(run.read_text().replace('shards: "4"', 'shards: "7"'))
+        for name in ("synthesis", "synthesis-s3"):
+            objects = validate.build(Path(parent) / "k8s/jobs" / name, tally)
+            tally.check(not sentences(objects), f"{name} with seven shards has violations")
+            spec, words = job(objects)["spec"], container_of(job(objects))["args"]
+            said = [spec["completions"], spec["parallelism"], words[-1]]
+            tally.check(said == [7, 7, "--shard-count=7"], f"{name} was told seven shards and says {said}")
+
+
+def check_dev_secrets(tally):
     """make-dev-secrets.sh makes every key of every Secret that a pod names, and valid ones."""
+    objects = [item for folder in ("base", "jobs/synthesis") for item in validate.build(validate.K8S / folder, tally)]
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "secrets"
         subprocess.run(
@@ -43,7 +66,7 @@ def check_dev_secrets(objects, tally):
     for item in made:
         validate.check_schema(item, tally)
     keys = {(item["metadata"]["name"], key) for item in made for key in item["data"]}
-    for workload in validate.kinds(objects, "Deployment"):
+    for workload in validate.kinds(objects, "Deployment", "Job"):
         for needed in secret_keys(workload["spec"]["template"]["spec"]):
             tally.check(needed in keys, f"no Secret {needed[0]} with {needed[1]} for {validate.label(workload)}")
 
@@ -64,113 +87,16 @@ def secret_keys(pod):
 
 def sentences(objects):
     quiet = validate.Tally(out=io.StringIO())
-    validate.check_all(objects, quiet)
+    validate.check_all(objects, quiet, validate.surroundings(objects))
     return quiet.violations
 
 
-def deployment(objects, name=SVC):
-    return validate.find(objects, "Deployment", name)
-
-
-def pod(objects, name=SVC):
-    return deployment(objects, name)["spec"]["template"]["spec"]
-
-
-def container(objects, name=SVC):
-    return pod(objects, name)["containers"][0]
-
-
-def service(objects):
-    return validate.find(objects, "Service", SVC)["spec"]
-
-
-def config(objects):
-    return next(c for c in validate.kinds(objects, "ConfigMap") if c["metadata"]["name"].startswith("settings"))
-
-
-def mount(objects, name):
-    return next(m for m in container(objects)["volumeMounts"] if m["name"] == name)
-
-
-def without_default_deny(objects):
-    policy = validate.find(objects, "NetworkPolicy", "default-deny")
-    policy["spec"]["policyTypes"] = ["Ingress"]
-
-
-def with_artefacts_for_dialogue(objects):
-    claim = {"name": "artefacts", "persistentVolumeClaim": {"claimName": "artefacts"}}
-    pod(objects, "dialogue")["volumes"].append(claim)
-    container(objects, "dialogue")["volumeMounts"].append({"name": "artefacts", "mountPath": "/artefacts"})
-
-
-# What goes wrong: (words of the sentence that must come, how to do it).
-MISTAKES = {
-    "a misspelt field": ("not valid", lambda o: deployment(o)["spec"].update(replcas=2)),
-    "a number for a string": ("not valid", lambda o: container(o)["env"][0].update(value=25)),
-    "an unknown kind": ("no schema", lambda o: deployment(o).update(kind="Deploymint")),
-    "plaintext by flag": ("--insecure", lambda o: container(o).update(args=["--insecure"])),
-    "plaintext by environment": ("--insecure", lambda o: config(o)["data"].update(DIPTYCH_INSECURE="true")),
-    "no TLS": ("TLS_CERT_FILE", lambda o: config(o)["data"].pop("DIPTYCH_TLS_CERT_FILE")),
-    "no client certificates": ("CLIENT_CA_FILE", lambda o: config(o)["data"].pop("DIPTYCH_TLS_CLIENT_CA_FILE")),
-    "a token from the image": (
-        "no mounted Secret",
-        lambda o: config(o)["data"].update(DIPTYCH_TOKEN_FILE="/usr/share/diptych/token"),
-    ),
-    "a misspelt variable": ("does not read", lambda o: config(o)["data"].update(DIPTYCH_LISTN="x")),
-    "a variable of another program": (
-        "dialogue sets REDIS_URL, which dialogue does not read",
-        lambda o: container(o, "dialogue")["env"].append({"name": "REDIS_URL", "value": "x"}),
-    ),
-    "artefacts where nobody asked for them": ("mounts artefacts", with_artefacts_for_dialogue),
-    "two boards of jobs": ("eval has jobs", lambda o: deployment(o, "eval")["spec"].update(replicas=2)),
-    "two boards during a rollout": (
-        "trainer has jobs",
-        lambda o: deployment(o, "trainer")["spec"].update(strategy={"type": "RollingUpdate"}),
-    ),
-    "a writable Secret": ("writable", lambda o: mount(o, "tls").pop("readOnly")),
-    "root": ("as root", lambda o: pod(o)["securityContext"].pop("runAsNonRoot")),
-    "no seccomp profile": ("seccomp", lambda o: pod(o)["securityContext"].pop("seccompProfile")),
-    "a writable root": (
-        "write its root",
-        lambda o: container(o)["securityContext"].update(readOnlyRootFilesystem=False),
-    ),
-    "privilege escalation": (
-        "escalation",
-        lambda o: container(o, "redis")["securityContext"].pop("allowPrivilegeEscalation"),
-    ),
-    "a capability": (
-        "adds capabilities",
-        lambda o: container(o)["securityContext"]["capabilities"].update(add=["SYS_ADMIN"]),
-    ),
-    "a service account token": ("account token", lambda o: pod(o).pop("automountServiceAccountToken")),
-    "a host path": ("kind hostPath", lambda o: pod(o)["volumes"].append({"name": "x", "hostPath": {"path": "/"}})),
-    "an unbounded emptyDir": ("sizeLimit", lambda o: pod(o)["volumes"].append({"name": "x", "emptyDir": {}})),
-    "no memory limit": ("limits for memory", lambda o: container(o)["resources"]["limits"].pop("memory")),
-    "the latest image": ("not pinned", lambda o: container(o).update(image="diptych:latest")),
-    "an image without tag": ("not pinned", lambda o: container(o).update(image="diptych")),
-    "a port that says h2c": (
-        "speaks TLS",
-        lambda o: service(o)["ports"][0].update(appProtocol="kubernetes.io/h2c"),
-    ),
-    "a cluster address": ("not headless", lambda o: service(o).pop("clusterIP")),
-    "a Service that selects others": ("selects other", lambda o: service(o)["selector"].update(x="y")),
-    "a probe on the port of calls": (
-        "readinessProbe",
-        lambda o: container(o)["readinessProbe"]["grpc"].update(port=50051),
-    ),
-    "no metrics": (
-        "not scraped",
-        lambda o: deployment(o)["spec"]["template"]["metadata"]["annotations"].clear(),
-    ),
-    "a kill before the drain": ("is killed after", lambda o: pod(o).update(terminationGracePeriodSeconds=20)),
-    "no budget": ("no PodDisruptionBudget", lambda o: o.remove(validate.find(o, "PodDisruptionBudget", SVC))),
-    "a service that is gone": ("has no Deployment", lambda o: o.remove(deployment(o))),
-    "a claim that is not there": ("not here", lambda o: o.remove(validate.find(o, "PersistentVolumeClaim", "artefacts"))),
-    "an open way out": ("Egress is not denied", without_default_deny),
-    "a rule for everyone": (
-        "without peers",
-        lambda o: validate.find(o, "NetworkPolicy", "allow-dns")["spec"]["egress"][0].pop("to"),
-    ),
+SUBJECTS = {
+    "base": MISTAKES,
+    "jobs/synthesis": JOB_MISTAKES,
+    "jobs/synthesis-s3": BUCKET_MISTAKES,
+    "overlays/autoscale-keda": KEDA_MISTAKES,
+    "overlays/autoscale-hpa": HPA_MISTAKES,
 }
 
 
