@@ -3,7 +3,7 @@
 //! Every key has a default but `seed` and `synth.abilities`; a key that is not
 //! known is an error, since a misspelt key that is ignored costs a night.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dataset::image_hash::NEAR_BITS;
@@ -38,6 +38,14 @@ pub struct Synth {
     /// Attempts per slot before the slot is given up, 1 or more.
     #[serde(default = "default_attempts")]
     pub max_attempts: u32,
+    /// Pictures rendered for each prompt, from seeds of their own; the one that fits its prompt best
+    /// among those that pass the gates is kept. 1 or more.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub seeds_per_prompt: u32,
+    /// Whether the next attempt at a slot is told which texts came to nothing, so that a language
+    /// model writes something else.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rewrite: bool,
     /// Share of each style; empty means equal shares.
     #[serde(default)]
     pub style_weights: BTreeMap<String, f32>,
@@ -95,6 +103,25 @@ pub struct DialogueSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gates {
+    /// Whether a prompt must be a description in good form that names its keyword.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub prompt_form: bool,
+    /// Greatest MinHash similarity of two prompts of one partition, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prompt_similarity: Option<f64>,
+    /// Greatest cosine of two prompts of one partition, by the text embedding service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prompt_cosine: Option<f64>,
+    /// Greatest cosine of two pictures of one partition, by the image scoring service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_image_cosine: Option<f64>,
+    /// Greatest MinHash similarity of two dialogues of one partition, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_dialogue_similarity: Option<f64>,
+    /// Greatest MinHash similarity of a question with its answer to one of an evaluation set's, 0
+    /// to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_leak_similarity: Option<f64>,
     /// Least standard deviation of the pixels, in levels of 0 to 255.
     pub min_pixel_deviation: Option<f64>,
     /// Least cosine between picture and prompt.
@@ -221,6 +248,12 @@ impl Recipe {
             self.synth.max_attempts > 0,
             "`synth.max_attempts` is 0; it must be 1 or more"
         );
+        ensure!(
+            (1..=MAX_SEEDS_PER_PROMPT).contains(&self.synth.seeds_per_prompt),
+            "`synth.seeds_per_prompt` is {}; it must lie in 1..={MAX_SEEDS_PER_PROMPT}",
+            self.synth.seeds_per_prompt
+        );
+        self.synth.gates.check()?;
         let image = &self.synth.image;
         ensure!(
             (1..=1000).contains(&image.steps),
@@ -254,6 +287,39 @@ impl Recipe {
 
 /// More than any one ability has been asked for; a larger number is a typing error.
 const MAX_SAMPLES_PER_ABILITY: u64 = 100_000_000;
+
+/// Beyond this, another prompt is the better use of a picture's time.
+const MAX_SEEDS_PER_PROMPT: u32 = 16;
+
+impl Gates {
+    fn check(&self) -> Result<()> {
+        const SHARE: RangeInclusive<f64> = 0.0..=1.0;
+        const COSINE: RangeInclusive<f64> = -1.0..=1.0;
+        const LEAD: RangeInclusive<f64> = -2.0..=2.0;
+        for (key, bound, range) in [
+            ("max_prompt_similarity", self.max_prompt_similarity, SHARE),
+            ("max_prompt_cosine", self.max_prompt_cosine, COSINE),
+            ("max_image_cosine", self.max_image_cosine, COSINE),
+            (
+                "max_dialogue_similarity",
+                self.max_dialogue_similarity,
+                SHARE,
+            ),
+            ("max_leak_similarity", self.max_leak_similarity, SHARE),
+            ("min_alignment", self.min_alignment, COSINE),
+            ("min_alignment_lead", self.min_alignment_lead, LEAD),
+        ] {
+            if let Some(bound) = bound.filter(|bound| !range.contains(bound)) {
+                bail!(
+                    "`synth.gates.{key}` is {bound}; it must lie in {}..={}",
+                    range.start(),
+                    range.end()
+                );
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Train {
     fn check(&self) -> Result<()> {
@@ -311,6 +377,12 @@ impl Default for DialogueSettings {
 impl Default for Gates {
     fn default() -> Self {
         Self {
+            prompt_form: true,
+            max_prompt_similarity: Some(0.9),
+            max_prompt_cosine: None,
+            max_image_cosine: None,
+            max_dialogue_similarity: None,
+            max_leak_similarity: None,
             min_pixel_deviation: Some(4.0),
             min_alignment: None,
             min_alignment_lead: Some(0.0),
@@ -324,6 +396,26 @@ impl Default for Gates {
 
 fn default_name() -> String {
     "unnamed".to_owned()
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_one(count: &u32) -> bool {
+    *count == 1
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn default_attempts() -> u32 {

@@ -18,7 +18,10 @@ use proto::{
         image_scoring_service_client::ImageScoringServiceClient,
     },
     eval::v1::eval_service_client::EvalServiceClient,
-    promptgen::v1::promptgen_service_client::PromptgenServiceClient,
+    promptgen::v1::{
+        promptgen_service_client::PromptgenServiceClient,
+        text_embedding_service_client::TextEmbeddingServiceClient,
+    },
     trainer::v1::trainer_service_client::TrainerServiceClient,
 };
 use runtime::{Channel, StartError, Telemetry, error::retry_after};
@@ -116,6 +119,8 @@ impl Needs {
 pub struct Suite {
     /// Image prompts.
     pub promptgen: PromptgenServiceClient<Channel>,
+    /// Vectors of texts.
+    pub embedding: TextEmbeddingServiceClient<Channel>,
     /// Images.
     pub diffusion: DiffusionServiceClient<Channel>,
     /// Scores of images.
@@ -201,6 +206,7 @@ impl Suite {
         }
         Self {
             promptgen: client!(PromptgenServiceClient, Promptgen),
+            embedding: client!(TextEmbeddingServiceClient, Promptgen),
             diffusion: client!(DiffusionServiceClient, Diffusion),
             scoring: client!(ImageScoringServiceClient, Diffusion),
             dialogue: client!(DialogueServiceClient, Dialogue),

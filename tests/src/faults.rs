@@ -268,6 +268,27 @@ impl Bench {
         Ok(tally)
     }
 
+    /// The recipe shared out over processes that run at the same time.
+    ///
+    /// # Errors
+    /// A process that fails.
+    pub fn side_by_side(&mut self, processes: u32) -> Result<Tally> {
+        let mut tally = Tally::of(format!("{processes} processes side by side"));
+        let out = self.place();
+        let mut children = Vec::new();
+        for index in 0..processes {
+            let mut command = self.synth(&out);
+            command.args(["--shard-index", &index.to_string()]);
+            command.args(["--shard-count", &processes.to_string()]);
+            children.push(command.spawn()?);
+        }
+        for mut child in children {
+            ensure!(child.wait()?.success(), "a process failed");
+        }
+        tally.add(0, &Dataset::read(&out)?, &self.undisturbed);
+        Ok(tally)
+    }
+
     /// Runs with many kills each.
     ///
     /// # Errors

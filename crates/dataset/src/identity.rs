@@ -50,6 +50,20 @@ impl SampleId {
         u64::from_le_bytes(seed)
     }
 
+    /// Id of the sample's `index`-th picture where several are rendered for one prompt; the first has
+    /// the sample's own.
+    #[must_use]
+    pub fn candidate(self, index: u32) -> Self {
+        if index == 0 {
+            return self;
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(
+            &Sha256::digest(format!("diptych candidate 1\n{index}\n{self}\n"))[..16],
+        );
+        Self(id)
+    }
+
     /// Seed of the sample's picture. 32 bits, because PyTorch's CPU generator
     /// reads no more than the low 32 of a seed.
     pub fn image_seed(self) -> u32 {

@@ -10,8 +10,20 @@ use crate::{
 };
 
 /// Name and one sentence of each gate, in the order in which they run.
-const GATES: [(&str, &str); 8] = [
+const GATES: [(&str, &str); 14] = [
     (gates::NOT_MADE, "A stage could not make the item."),
+    (
+        gates::PROMPT_FORM,
+        "The prompt is a description in good form, and names its keyword.",
+    ),
+    (
+        gates::NEAR_PROMPT,
+        "No accepted prompt of the partition has nearly the same words.",
+    ),
+    (
+        gates::NEAR_MEANING,
+        "No accepted prompt of the partition means nearly the same.",
+    ),
     (gates::BLANK, "The picture is not one colour."),
     (
         gates::ALIGNMENT,
@@ -26,12 +38,24 @@ const GATES: [(&str, &str); 8] = [
         "No accepted picture of the partition is nearly the same.",
     ),
     (
+        gates::NEAR_CONTENT,
+        "No accepted picture of the partition shows nearly the same.",
+    ),
+    (
         gates::LEAK,
         "No picture of an evaluation set is nearly the same.",
     ),
     (
         gates::SAFETY,
         "The checkpoint's own safety checker has no objection.",
+    ),
+    (
+        gates::NEAR_DIALOGUE,
+        "No accepted dialogue of the partition has nearly the same words.",
+    ),
+    (
+        gates::TEXT_LEAK,
+        "No question of an evaluation set has nearly the same words and answer.",
     ),
     (gates::DIALOGUE, "Every answer agrees with the facts."),
 ];

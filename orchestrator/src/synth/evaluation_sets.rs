@@ -1,50 +1,75 @@
-//! Hashes of the pictures that evaluations show: nothing that is trained on may look like them.
+//! What evaluations show and ask: nothing that is trained on may look or read like it.
 
 use std::{collections::BTreeSet, path::Path};
 
 use anyhow::{Context as _, Result};
-use dataset::image_hash::ImageHash;
+use dataset::{image_hash::ImageHash, minhash::Signature};
 use serde::Deserialize;
 
 use crate::assets::Assets;
 
-/// Hashes of the pictures of all the evaluation sets `names`; none where no set is named.
-///
-/// # Errors
-/// Names the set and the file that cannot be read.
-pub(super) fn hashes(names: &[String], assets: &Assets) -> Result<Option<Vec<ImageHash>>> {
-    if names.is_empty() {
-        return Ok(None);
+/// Pictures and questions of evaluation sets.
+#[derive(Debug)]
+pub(super) struct EvaluationSets {
+    /// Hashes of the pictures.
+    pub(super) pictures: Vec<ImageHash>,
+    /// Signatures of the questions, each with its first answer.
+    pub(super) questions: Vec<Signature>,
+}
+
+impl EvaluationSets {
+    /// Reads all the evaluation sets `names`; none where no set is named.
+    ///
+    /// # Errors
+    /// Names the set and the file that cannot be read.
+    pub(super) fn read(names: &[String], assets: &Assets) -> Result<Option<Self>> {
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let mut sets = Self {
+            pictures: Vec::new(),
+            questions: Vec::new(),
+        };
+        for name in names {
+            let read = sets.add(&assets.benchmark(name));
+            read.with_context(|| format!("evaluation set {name}"))?;
+        }
+        Ok(Some(sets))
     }
-    let mut hashes = Vec::new();
-    for name in names {
-        let folder = assets.benchmark(name);
-        let found = of_folder(&folder).with_context(|| format!("evaluation set {name}"))?;
-        hashes.extend(found);
+
+    fn add(&mut self, folder: &Path) -> Result<()> {
+        let path = folder.join("questions.jsonl");
+        let lines = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        // Several questions may ask about one picture.
+        let mut images = BTreeSet::new();
+        for (index, line) in lines.lines().enumerate() {
+            let Question {
+                image,
+                text,
+                answers,
+            } = serde_json::from_str(line)
+                .with_context(|| format!("{}, line {}", path.display(), index + 1))?;
+            let answer = answers.first().map_or("", String::as_str);
+            self.questions
+                .push(Signature::of(&format!("{text} {answer}")));
+            images.insert(image);
+        }
+        for image in &images {
+            let path = folder.join(image);
+            let picture = image::open(&path);
+            let picture = picture.with_context(|| format!("cannot read {}", path.display()))?;
+            self.pictures.push(ImageHash::of(&picture.to_rgb8()));
+        }
+        Ok(())
     }
-    Ok(Some(hashes))
 }
 
 #[derive(Deserialize)]
 struct Question {
     image: String,
-}
-
-fn of_folder(folder: &Path) -> Result<Vec<ImageHash>> {
-    let path = folder.join("questions.jsonl");
-    let lines = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let mut images = BTreeSet::new();
-    for (index, line) in lines.lines().enumerate() {
-        let question: Question = serde_json::from_str(line)
-            .with_context(|| format!("{}, line {}", path.display(), index + 1))?;
-        images.insert(question.image);
-    }
-    let hash = |image: &String| {
-        let path = folder.join(image);
-        let picture = image::open(&path);
-        let picture = picture.with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(ImageHash::of(&picture.to_rgb8()))
-    };
-    images.iter().map(hash).collect()
+    #[serde(default)]
+    text: String,
+    #[serde(default)]
+    answers: Vec<String>,
 }

@@ -9,7 +9,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Result;
 use dataset::{
-    image_hash::ImageHash,
     plan::Partition,
     store::{Location, PartitionManifest, Reader, Writer},
 };
@@ -17,7 +16,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use proto::promptgen::v1::PromptSplit;
 use serde::{Deserialize, Serialize};
 
-use self::partition::Outcome;
+use self::{evaluation_sets::EvaluationSets, partition::Outcome};
 use crate::{
     assets::Assets,
     recipe::{DialogueSettings, Gates, ImageSettings, Recipe},
@@ -42,9 +41,13 @@ pub struct Plan {
     pub dialogue: DialogueSettings,
     /// What a sample must pass.
     pub gates: Gates,
-    /// Hashes of the pictures of the evaluation sets that the gates name; none where they name
-    /// none, or before [`Plan::with_evaluation_sets`].
-    evaluation_pictures: Option<Arc<[ImageHash]>>,
+    /// Pictures rendered for each prompt.
+    pub seeds_per_prompt: u32,
+    /// Whether the next attempt is told which texts came to nothing.
+    pub rewrite: bool,
+    /// What the evaluation sets that the gates name show and ask; none where they name none, or
+    /// before [`Plan::with_evaluation_sets`].
+    evaluation_sets: Option<Arc<EvaluationSets>>,
 }
 
 /// Which of how many processes this is.
@@ -105,18 +108,19 @@ impl Plan {
             image: synth.image.clone(),
             dialogue: synth.dialogue.clone(),
             gates: synth.gates.clone(),
-            evaluation_pictures: None,
+            seeds_per_prompt: synth.seeds_per_prompt,
+            rewrite: synth.rewrite,
+            evaluation_sets: None,
         }
     }
 
-    /// The plan with the pictures of the evaluation sets that its gates name, to hold its own
-    /// pictures against.
+    /// The plan with the evaluation sets that its gates name, to hold its own samples against.
     ///
     /// # Errors
     /// A set that cannot be read.
     pub fn with_evaluation_sets(mut self, assets: &Assets) -> Result<Self> {
-        let hashes = evaluation_sets::hashes(&self.gates.evaluation_sets, assets)?;
-        self.evaluation_pictures = hashes.map(Arc::from);
+        let sets = EvaluationSets::read(&self.gates.evaluation_sets, assets)?;
+        self.evaluation_sets = sets.map(Arc::new);
         Ok(self)
     }
 

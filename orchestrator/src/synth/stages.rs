@@ -18,7 +18,9 @@ use proto::{
         GenerateImagesRequest, ImageItem, SafetyVerdict, SamplingSettings, ScoreImagesRequest,
         ScoreItem, ScoreMeasure, generate_images_response,
     },
-    promptgen::v1::{GeneratePromptsRequest, PromptItem, generate_prompts_response},
+    promptgen::v1::{
+        EmbedTextsRequest, GeneratePromptsRequest, PromptItem, generate_prompts_response,
+    },
 };
 use runtime::{error::retry_after, explain};
 use tonic::{Code, Status, Streaming};
@@ -231,19 +233,31 @@ pub(super) async fn disagreements(
         .collect())
 }
 
-/// Cosines of a picture with texts, in their order; `None` where no model measures them, a failure
-/// where this picture cannot be measured.
-pub(super) async fn alignment(
+/// What a model measures of a picture.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    /// Cosines with the texts, in their order.
+    pub(super) cosines: Vec<f32>,
+    /// Unit vector of the picture; empty where it was not asked for.
+    pub(super) vector: Vec<f32>,
+}
+
+/// Measures a picture against texts; `None` where no model does, a failure where this picture cannot
+/// be measured.
+pub(super) async fn measure(
     suite: &Suite,
     image: Image,
     texts: Vec<String>,
-) -> Result<Result<Option<Vec<f32>>, ItemFailure>> {
+    wants_vector: bool,
+) -> Result<Result<Option<Measured>, ItemFailure>> {
+    let mut measures = vec![ScoreMeasure::Alignment.into()];
+    measures.extend(wants_vector.then_some(i32::from(ScoreMeasure::Embedding)));
     let request = ScoreImagesRequest {
         items: vec![ScoreItem {
             image: Some(image),
             texts,
         }],
-        measures: vec![ScoreMeasure::Alignment.into()],
+        measures,
         model: String::new(),
     };
     let reply = unary("image scoring", || {
@@ -254,12 +268,41 @@ pub(super) async fn alignment(
     match reply {
         Ok(reply) => match reply.scores.into_iter().next() {
             Some(score) => Ok(match score.failure {
-                None => Ok(Some(score.alignment_cosine)),
+                None => Ok(Some(Measured {
+                    cosines: score.alignment_cosine,
+                    vector: score.embedding,
+                })),
                 Some(failure) => Err(failure),
             }),
             None => Err(anyhow!("image scoring answered without a score")),
         },
         Err(error) if is_unimplemented(&error) => Ok(Ok(None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Unit vectors of texts, in their order; `None` where no model embeds texts.
+pub(super) async fn embeddings(suite: &Suite, texts: Vec<String>) -> Result<Option<Vec<Vec<f32>>>> {
+    let count = texts.len();
+    let request = EmbedTextsRequest {
+        texts,
+        model: String::new(),
+    };
+    let reply = unary("text embedding", || {
+        let (mut client, request) = (suite.embedding.clone(), request.clone());
+        async move { client.embed_texts(request).await }
+    })
+    .await;
+    match reply {
+        Ok(reply) if reply.embeddings.len() == count => {
+            let vectors = reply.embeddings.into_iter().map(|vector| vector.values);
+            Ok(Some(vectors.collect()))
+        }
+        Ok(reply) => Err(anyhow!(
+            "text embedding answered {} vectors for {count} texts",
+            reply.embeddings.len()
+        )),
+        Err(error) if is_unimplemented(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }

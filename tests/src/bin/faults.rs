@@ -28,6 +28,9 @@ struct Arguments {
     /// Runs of recipes/demo.toml's synthesis, each killed ten times.
     #[arg(long, default_value_t = 3)]
     demos: u32,
+    /// Whether recipes/strict.toml, with every gate, is also shared out over four processes and three.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    side_by_side: bool,
     /// Seed of the moments and victims.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -39,12 +42,19 @@ fn main() -> Result<ExitCode> {
         rounds,
         full_disks,
         demos,
+        side_by_side,
         seed,
     } = Arguments::parse();
     let mut bench = Bench::open("recipes/tiny.toml", seed)?;
     let mut table: Vec<Tally> = bench.random_kills(kills)?;
     table.push(bench.named_points(rounds)?);
     table.push(bench.full_disks(full_disks)?);
+    if side_by_side {
+        let mut strict = Bench::open("recipes/strict.toml", seed)?;
+        for processes in [4, 3] {
+            table.push(strict.side_by_side(processes)?);
+        }
+    }
     if demos > 0 {
         table.push(Bench::open("recipes/demo.toml", seed)?.long_runs(demos)?);
     }

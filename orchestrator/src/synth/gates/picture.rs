@@ -1,31 +1,14 @@
-//! What a sample must pass. Every gate gives a verdict with its measured value and its bound;
-//! a gate that has nothing to measure with says "not checked" and never passes for a check.
+//! Gates on pictures.
 
 use dataset::image_hash::{BIT_COUNT, ImageHash};
 use image::RgbImage;
-use proto::{
-    dataset::v1::{GateResult, GateVerdict},
-    diffusion::v1::SafetyVerdict,
+use proto::{dataset::v1::GateResult, diffusion::v1::SafetyVerdict};
+
+use super::{
+    ALIGNMENT, ALIGNMENT_LEAD, BLANK, DUPLICATE, LEAK, NEAR_CONTENT, SAFETY, judged, not_checked,
+    not_too_near, verdict,
 };
-
 use crate::recipe::Gates;
-
-/// Name of the gate that refuses blank pictures.
-pub const BLANK: &str = "blank_image";
-/// Name of the gate that holds a picture against its prompt.
-pub const ALIGNMENT: &str = "alignment";
-/// Name of the gate that holds a picture's prompt against the partition's other prompts.
-pub const ALIGNMENT_LEAD: &str = "alignment_lead";
-/// Name of the gate that refuses near-equal pictures.
-pub const DUPLICATE: &str = "near_duplicate_image";
-/// Name of the gate that refuses pictures of an evaluation set.
-pub const LEAK: &str = "evaluation_overlap";
-/// Name of the gate that asks the checkpoint's safety checker.
-pub const SAFETY: &str = "safety";
-/// Name of the gate that holds the dialogue against the facts.
-pub const DIALOGUE: &str = "dialogue_facts";
-/// Reason counted where the prompt, the picture or the dialogue could not be made at all.
-pub const NOT_MADE: &str = "not_made";
 
 /// Refuses a picture that is all but one colour (StableLLaVA released such rows unseen).
 pub fn blank(gates: &Gates, picture: &RgbImage) -> Option<GateResult> {
@@ -120,59 +103,14 @@ pub fn safety(verdict: SafetyVerdict) -> GateResult {
     }
 }
 
-/// A check that could not be made.
-pub fn not_checked(gate: &str, reason: &str) -> GateResult {
-    GateResult {
-        gate: gate.to_owned(),
-        verdict: GateVerdict::NotChecked.into(),
-        value: None,
-        threshold: None,
-        reason: reason.to_owned(),
-    }
-}
-
-/// A check without a measured value.
-pub fn judged(gate: &str, problem: Option<String>) -> GateResult {
-    let verdict = if problem.is_none() {
-        GateVerdict::Passed
-    } else {
-        GateVerdict::Rejected
-    };
-    GateResult {
-        gate: gate.to_owned(),
-        verdict: verdict.into(),
-        value: None,
-        threshold: None,
-        reason: problem.unwrap_or_default(),
-    }
-}
-
-/// The gate that rejected the sample, if any did.
-pub fn rejection(results: &[GateResult]) -> Option<&GateResult> {
-    results
-        .iter()
-        .find(|result| result.verdict() == GateVerdict::Rejected)
-}
-
-fn verdict(
-    gate: &str,
-    passed: bool,
-    value: f64,
-    bound: f64,
-    reason: impl FnOnce() -> String,
-) -> GateResult {
-    GateResult {
-        gate: gate.to_owned(),
-        verdict: if passed {
-            GateVerdict::Passed
-        } else {
-            GateVerdict::Rejected
-        }
-        .into(),
-        value: Some(value),
-        threshold: Some(bound),
-        reason: if passed { String::new() } else { reason() },
-    }
+/// Refuses a picture whose embedding lies near that of one accepted before; `nearest` is the
+/// highest cosine, `None` where no model embeds pictures.
+pub fn content(gates: &Gates, nearest: Option<f64>) -> Option<GateResult> {
+    let bound = gates.max_image_cosine?;
+    Some(match nearest {
+        None => not_checked(NEAR_CONTENT, "no model embeds pictures"),
+        Some(nearest) => not_too_near(NEAR_CONTENT, nearest, bound, "accepted before"),
+    })
 }
 
 /// Standard deviation of all channel values, in levels of 0 to 255, about each channel's mean.
@@ -199,7 +137,9 @@ fn pixel_deviation(picture: &RgbImage) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::synth::gates::rejection;
     use image::{Rgb, RgbImage};
+    use proto::dataset::v1::GateVerdict;
 
     fn gates() -> Gates {
         Gates {

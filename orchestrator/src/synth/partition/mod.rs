@@ -1,0 +1,207 @@
+//! One partition, from its slots to its accepted samples: a pure function of the recipe, so
+//! that any number of processes gives the same dataset.
+//!
+//! Attempt by attempt: prompts for the slots that are still open, the prompt gates in slot order,
+//! pictures, the picture gates, dialogues for what passed, the dialogue gates. A slot whose sample
+//! is rejected stays open for the next attempt, until the attempts are spent.
+//!
+//! * `prompts`, `pictures`, `dialogues`: one stage each, with its gates.
+
+mod dialogues;
+mod pictures;
+mod prompts;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use dataset::{
+    identity::{SampleId, SampleKey},
+    plan::Partition,
+    store::PartitionTally,
+};
+use proto::dataset::v1::{Conversation, GateResult, Image, ItemFailure, Prompt, Sample};
+
+use super::{
+    Plan, Watcher,
+    gates::{Held, NOT_MADE},
+    stages::Outcomes,
+};
+use crate::suite::Suite;
+
+/// What one partition became.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Accepted samples, by slot.
+    pub(super) samples: Vec<Sample>,
+    /// Examples of rejected ones, [`EXAMPLES_PER_GATE`] of each gate.
+    pub(super) rejected: Vec<Sample>,
+    /// What became of the attempts.
+    pub(super) tally: PartitionTally,
+}
+
+/// Makes one partition.
+///
+/// # Errors
+/// A stage that failed for good. A failed item is no error: it is counted and tried again.
+pub(super) async fn make(
+    suite: &Suite,
+    plan: &Plan,
+    partition: &Partition,
+    watcher: &dyn Watcher,
+) -> Result<Outcome> {
+    let mut work = Work {
+        suite,
+        plan,
+        partition,
+        watcher,
+        outcome: Outcome::default(),
+        held: Held::default(),
+        texts: Vec::new(),
+        failed_texts: Vec::new(),
+    };
+    let mut open: Vec<u64> = partition.slots().collect();
+    for attempt in 0..plan.max_attempts {
+        if open.is_empty() {
+            break;
+        }
+        open = work
+            .attempt(&open, attempt)
+            .await
+            .with_context(|| format!("partition {partition}"))?;
+    }
+    work.outcome.tally.unfilled_slot_count = open.len() as u64;
+    work.outcome.samples.sort_by_key(|sample| sample.slot);
+    Ok(work.outcome)
+}
+
+struct Work<'a> {
+    suite: &'a Suite,
+    plan: &'a Plan,
+    partition: &'a Partition,
+    watcher: &'a dyn Watcher,
+    outcome: Outcome,
+    /// What has been accepted, and what of this attempt is still on its way.
+    held: Held,
+    /// Prompts of the first attempt, against which alignment is measured.
+    texts: Vec<String>,
+    /// Prompts that came to nothing, where the next attempt is told.
+    failed_texts: Vec<String>,
+}
+
+/// A sample on its way: with a prompt first, then with a picture.
+#[derive(Clone)]
+struct Draft {
+    slot: u64,
+    attempt: u32,
+    id: SampleId,
+    prompt: Prompt,
+    image: Option<Image>,
+    gates: Vec<GateResult>,
+}
+
+impl Work<'_> {
+    /// Tries the open slots once and returns those that stay open.
+    async fn attempt(&mut self, open: &[u64], attempt: u32) -> Result<Vec<u64>> {
+        self.outcome.tally.attempt_count += open.len() as u64;
+        let ids: Vec<(u64, SampleId)> = open
+            .iter()
+            .map(|&slot| (slot, self.sample_id(slot, attempt)))
+            .collect();
+        let drafts = self.write_prompts(&ids, attempt).await?;
+        let drafts = self.render(drafts).await?;
+        let accepted = self.write_dialogues(drafts).await?;
+        let filled: Vec<u64> = accepted.iter().map(|sample| sample.slot).collect();
+        for _ in &accepted {
+            self.watcher.sample_accepted();
+        }
+        self.outcome.samples.extend(accepted);
+        Ok(open
+            .iter()
+            .copied()
+            .filter(|slot| !filled.contains(slot))
+            .collect())
+    }
+
+    fn sample_id(&self, slot: u64, attempt: u32) -> SampleId {
+        let ability = self.partition.ability.as_str();
+        SampleKey {
+            recipe_seed: self.plan.wanted.recipe_seed,
+            ability,
+            slot,
+            attempt,
+        }
+        .id()
+    }
+
+    /// Keeps the results and counts the failures.
+    fn keep<T>(&mut self, outcomes: Outcomes<T>) -> BTreeMap<String, T> {
+        let mut kept = BTreeMap::new();
+        for (id, outcome) in outcomes {
+            match outcome {
+                Ok(value) => {
+                    kept.insert(id, value);
+                }
+                Err(failure) => self.count_failure(&failure),
+            }
+        }
+        kept
+    }
+
+    fn count_failure(&mut self, failure: &ItemFailure) {
+        tracing::debug!(
+            reason = failure.reason,
+            message = failure.message,
+            "an item failed"
+        );
+        self.outcome
+            .tally
+            .reject(&format!("{NOT_MADE}:{}", failure.reason));
+    }
+
+    /// A draft that could not go on: counted as failed, and out of the others' way.
+    fn fail(&mut self, draft: &Draft, failure: &ItemFailure) {
+        self.count_failure(failure);
+        self.give_up(draft);
+    }
+
+    /// Counts a rejected draft, and keeps it as an example where its gate has few and there is a
+    /// picture to look at.
+    fn reject(&mut self, rejection: &GateResult, draft: Draft, conversation: Option<Conversation>) {
+        tracing::debug!(
+            gate = rejection.gate,
+            reason = rejection.reason,
+            "a sample was rejected"
+        );
+        self.give_up(&draft);
+        let tally = &mut self.outcome.tally;
+        tally.reject(&rejection.gate);
+        let is_kept = tally.rejected_counts[&rejection.gate] <= EXAMPLES_PER_GATE;
+        if is_kept && draft.image.is_some() {
+            let sample = self.sample(draft, conversation);
+            self.outcome.rejected.push(sample);
+        }
+    }
+
+    fn give_up(&mut self, draft: &Draft) {
+        self.held.forget(draft.id);
+        if self.plan.rewrite {
+            self.failed_texts.push(draft.prompt.text.clone());
+        }
+    }
+
+    fn sample(&self, draft: Draft, conversation: Option<Conversation>) -> Sample {
+        Sample {
+            id: draft.id.to_string(),
+            ability: self.partition.ability.clone(),
+            slot: draft.slot,
+            attempt: draft.attempt,
+            prompts: vec![draft.prompt],
+            images: draft.image.into_iter().collect(),
+            conversation,
+            gates: draft.gates,
+        }
+    }
+}
+
+/// Rejected samples kept per partition and gate, for people to look at.
+const EXAMPLES_PER_GATE: u64 = 2;
