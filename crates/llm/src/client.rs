@@ -308,11 +308,12 @@ impl Inner {
 
     fn failed(&self, permit: Permit, error: &Error) {
         self.ledger.failed(error);
-        permit.finish(match error.is_overload() {
-            true => Outcome::Overloaded {
+        permit.finish(match error {
+            Error::Unreachable { .. } => Outcome::Away,
+            error if error.is_overload() => Outcome::Overloaded {
                 retry_after: error.retry_after(),
             },
-            false => Outcome::Failed,
+            _ => Outcome::Failed,
         });
     }
 

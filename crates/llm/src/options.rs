@@ -90,7 +90,8 @@ pub struct Options {
     /// Tokens per minute, of questions and answers, that the provider allows [default: no bound].
     #[arg(id = "llm_tpm", long = "llm-tpm", env = "DIPTYCH_LLM_TPM", value_parser = clap::value_parser!(u64).range(1..), value_name = "COUNT")]
     pub tokens_per_minute: Option<u64>,
-    /// Attempts at one request, the first included; answers of overload do not count.
+    /// Attempts at one request, the first included; answers of overload do not count, nor does a
+    /// server that has answered before and cannot be reached.
     #[arg(id = "llm_max_attempts", long = "llm-max-attempts", env = "DIPTYCH_LLM_MAX_ATTEMPTS", default_value_t = MAX_ATTEMPTS, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
     pub max_attempts: u32,
     /// Retries in reserve for all calls together; each success gives half of one back.

@@ -2,11 +2,16 @@
 //!
 //! Failures of a server cost: an attempt of the call, and a unit of a budget that all calls share
 //! and only successes refill, so that a server that is down is not buried under retries. Answers of
-//! overload cost neither: the server is well, and the limiter sees to it that it is asked less. They
-//! end with the deadline of the call.
+//! overload cost neither: the server is well, and the limiter sees to it that it is asked less. Nor
+//! does a server that has answered and cannot be reached now: it is being restarted, and nothing was
+//! sent. Both end with the deadline of the call. A server that never answered is given up soon: its
+//! address may be wrong.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,13 +34,14 @@ pub(crate) struct Retry {
     max_delay: Duration,
     full: f64,
     budget: Mutex<f64>,
+    has_answered: AtomicBool,
 }
 
 /// What one call has behind it.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
     failed: u32,
-    overloaded: u32,
+    waited: u32,
 }
 
 impl Retry {
@@ -47,33 +53,43 @@ impl Retry {
             max_delay: milliseconds(options.max_delay_ms),
             full,
             budget: Mutex::new(full),
+            has_answered: AtomicBool::new(false),
         }
     }
 
     /// A call went well.
     pub(crate) fn succeeded(&self) {
+        self.has_answered.store(true, Ordering::Relaxed);
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         *budget = (*budget + GIVEN_BACK).min(self.full);
     }
 
     /// How long to wait after `error`; `None` to give up.
     pub(crate) fn delay(&self, error: &Error, attempts: &mut Attempts) -> Option<Duration> {
-        let turn = match error {
-            Error::Overloaded { .. } => &mut attempts.overloaded,
-            _ => &mut attempts.failed,
-        };
-        *turn += 1;
-        let turn = *turn;
         if !error.is_retryable() {
             return None;
         }
-        let is_free = matches!(error, Error::Overloaded { .. });
-        if !is_free && (attempts.failed >= self.max_attempts || !self.withdraw()) {
-            return None;
-        }
+        let turn = if self.is_free(error) {
+            attempts.waited += 1;
+            attempts.waited
+        } else {
+            attempts.failed += 1;
+            if attempts.failed >= self.max_attempts || !self.withdraw() {
+                return None;
+            }
+            attempts.failed
+        };
         match error.retry_after() {
             Some(asked) => Some(asked),
             None => Some(self.backoff(turn)),
+        }
+    }
+
+    fn is_free(&self, error: &Error) -> bool {
+        match error {
+            Error::Overloaded { .. } => true,
+            Error::Unreachable { .. } => self.has_answered.load(Ordering::Relaxed),
+            _ => false,
         }
     }
 
@@ -118,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_end_with_the_attempts_or_the_budget_and_overload_does_not() {
+    fn failures_end_with_the_attempts_or_the_budget_and_waiting_does_not() {
         let policy = retry(100);
         let mut attempts = Attempts::default();
         let first = policy.delay(&failed(), &mut attempts).expect("a retry");
@@ -147,6 +163,20 @@ mod tests {
             let delay = poor.delay(&overloaded, &mut attempts);
             assert_eq!(delay, Some(Duration::from_secs(9)));
         }
+        let away = || Error::Unreachable {
+            url: String::new(),
+            reason: String::new(),
+        };
+        let unknown = retry(100);
+        let waits = |policy: &Retry| {
+            let mut attempts = Attempts::default();
+            (0..50)
+                .filter(|_| policy.delay(&away(), &mut attempts).is_some())
+                .count()
+        };
+        assert_eq!(waits(&unknown), 2);
+        unknown.succeeded();
+        assert_eq!(waits(&unknown), 50);
         let refused = Error::Refused {
             status: 400,
             message: String::new(),

@@ -80,7 +80,7 @@ pub async fn structured<T: DeserializeOwned>(
             "asking for a corrected answer"
         );
         chat.messages
-            .extend(correction(&completion.text, &problems));
+            .extend(correction(schema, &completion.text, &problems));
     }
 }
 
@@ -97,9 +97,11 @@ fn sum(before: Option<Cost>, more: Option<&Cost>) -> Option<Cost> {
     })
 }
 
-fn correction(answer: &str, problems: &str) -> [Message; 2] {
+/// The schema comes along in words: some servers drop `response_format` without one.
+fn correction(schema: &Schema, answer: &str, problems: &str) -> [Message; 2] {
     let complaint = format!(
-        "That does not fit the schema: {problems}. Answer again with the corrected JSON object and nothing else."
+        "That does not fit: {problems}. Answer again with the corrected JSON object and nothing else. Its JSON schema:\n{}",
+        schema.document()
     );
     [
         Message::assistant(shortened(answer, MAX_SHOWN_BYTES)),

@@ -55,6 +55,7 @@ async fn a_wrong_answer_is_repaired_by_saying_what_is_wrong() {
             0 => answer(r#"{"colour": "red", "count": -1}"#, 10, 5),
             1 => {
                 assert_eq!(asked.text(1), r#"{"colour": "red", "count": -1}"#);
+                assert!(asked.text(0).contains("\"minimum\":0"), "{}", asked.text(0));
                 assert!(asked.text(0).contains("/count"), "{}", asked.text(0));
                 answer(r#"{"colour": "red""#, 20, 5)
             }

@@ -51,6 +51,9 @@ struct State {
     tokens: Option<Bucket>,
     /// No start before this: the server asked for quiet, or the window is below one.
     not_before: Instant,
+    /// Times in a row that nobody was there.
+    away_count: u32,
+    away_until: Instant,
 }
 
 /// How a request ended, for the one who lets the next start.
@@ -66,9 +69,15 @@ pub(crate) enum Outcome {
         /// How long.
         retry_after: Option<Duration>,
     },
+    /// Nobody was there. All keep quiet for a while, longer each time: one knocks for all.
+    Away,
     /// Failed in a way that says nothing about load.
     Failed,
 }
+
+/// Quiet after the first time that nobody was there, and the longest.
+const AWAY: Duration = Duration::from_millis(100);
+const LONGEST_AWAY: Duration = Duration::from_secs(5);
 
 /// What the first of the line finds.
 enum Look {
@@ -94,6 +103,8 @@ impl Limiter {
                 requests: bucket(limits.requests_per_minute),
                 tokens: bucket(limits.tokens_per_minute),
                 not_before: now,
+                away_count: 0,
+                away_until: now,
             }),
         };
         shared.show(&shared.state());
@@ -155,6 +166,17 @@ impl Limiter {
 }
 
 impl State {
+    /// Requests that started before the last quiet was decided do not make it longer.
+    fn keep_away(&mut self, started: Instant) {
+        if started < self.away_until {
+            return;
+        }
+        let quiet = AWAY.saturating_mul(1 << self.away_count.min(16));
+        self.away_count += 1;
+        self.away_until = Instant::now() + quiet.min(LONGEST_AWAY);
+        self.not_before = self.not_before.max(self.away_until);
+    }
+
     fn take(&mut self, tokens: f64) {
         if let Some(bucket) = &mut self.requests {
             bucket.take(1.0);
@@ -192,7 +214,9 @@ impl Permit {
         let mut state = self.shared.state();
         match outcome {
             Outcome::Failed => {}
+            Outcome::Away => state.keep_away(self.started),
             Outcome::Answered { tokens } => {
+                state.away_count = 0;
                 let latency = self.started.elapsed();
                 state.window.answered(latency, self.was_full);
                 if let Some(bucket) = &mut state.tokens {
@@ -309,6 +333,19 @@ mod tests {
             limiter.window()
         );
         drop(third);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_knocks_for_all_while_nobody_is_there() {
+        let limiter = Limiter::new("m", limits());
+        let start = Instant::now();
+        let mut knocks = 0;
+        while start.elapsed() < Duration::from_secs(60) {
+            limiter.acquire(1).await.unwrap().finish(Outcome::Away);
+            knocks += 1;
+        }
+        assert!((15..25).contains(&knocks), "{knocks} knocks in a minute");
+        assert!(limiter.window() > 1.0, "it says nothing about load");
     }
 
     #[tokio::test(start_paused = true)]

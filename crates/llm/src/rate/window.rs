@@ -2,7 +2,7 @@
 //!
 //! The window begins small and doubles with every round that goes well (slow start); at the first
 //! overload it is cut and from then on grows by a fixed step a round (additive increase,
-//! multiplicative decrease; Chiu and Jain 1989). Below one request it means a rate: one in flight,
+//! multiplicative decrease; Chiu and Jain 1989), and faster where the server has grown. Below one request it means a rate: one in flight,
 //! and between two starts the time a request takes, divided by the window. Answers to requests that
 //! began before the last cut say nothing about the window after it, and do not cut again.
 
@@ -22,6 +22,11 @@ const CUT_AGAIN: f64 = 0.5;
 /// it takes ten rounds to come back to it.
 const STEP_SHARE: f64 = 0.03;
 
+/// Beyond this share of the window at the last overload the server bears more than it did, and a
+/// round adds a share of the window itself: a server that has grown is found out in some ten rounds.
+const KNOWN_SHARE: f64 = 1.25;
+const PROBE_SHARE: f64 = 0.1;
+
 /// Longest time between two starts.
 const MAX_GAP: Duration = Duration::from_secs(60);
 
@@ -33,8 +38,8 @@ const LATENCY_SHARE: f64 = 0.1;
 pub(super) struct Window {
     size: f64,
     largest: f64,
-    /// What a round adds; `None` while it still doubles.
-    step: Option<f64>,
+    /// The window at the last overload; `None` while it still doubles.
+    ceiling: Option<f64>,
     /// Counts the cuts.
     epoch: u64,
     went_well: bool,
@@ -47,7 +52,7 @@ impl Window {
         Self {
             size: START.min(f64::from(largest)),
             largest: f64::from(largest),
-            step: None,
+            ceiling: None,
             epoch: 0,
             went_well: true,
             latency_seconds: 0.0,
@@ -90,11 +95,13 @@ impl Window {
         if !was_full {
             return;
         }
-        let increase = match self.step {
-            None => 1.0,
-            Some(step) => step / self.size.max(1.0),
+        let round = match self.ceiling {
+            None => self.size.max(1.0),
+            Some(ceiling) if self.size <= ceiling * KNOWN_SHARE => (ceiling * STEP_SHARE).min(1.0),
+            Some(_) => self.size * PROBE_SHARE,
         };
-        self.size = (self.size + increase).min(self.largest);
+        // Each of the round's requests brings its part; below one request, one is a round.
+        self.size = (self.size + round / self.size.max(1.0)).min(self.largest);
     }
 
     /// The server had too much to do when a request of `epoch` came. Whether the window was cut.
@@ -103,7 +110,7 @@ impl Window {
             return false;
         }
         self.epoch += 1;
-        self.step = Some((self.size * STEP_SHARE).min(1.0));
+        self.ceiling = Some(self.size);
         let cut = if self.went_well { CUT } else { CUT_AGAIN };
         self.went_well = false;
         self.size = (self.size * cut).max(SMALLEST);
@@ -162,11 +169,12 @@ mod tests {
         let mut window = Window::new(64);
         let mut refused = 0;
         let mut sizes = Vec::new();
-        for _ in 0..400 {
+        for round in 0..430 {
+            let bears = if round < 400 { 10 } else { 40 };
             let epoch = window.epoch();
             let flight = window.in_flight_limit();
             for place in 0..flight {
-                match place < 10 {
+                match place < bears {
                     true => window.answered(LATENCY, true),
                     false => {
                         refused += 1;
@@ -176,11 +184,16 @@ mod tests {
             }
             sizes.push(window.size());
         }
-        let settled = &sizes[100..];
+        let settled = &sizes[100..400];
         assert!(
             settled.iter().all(|size| (6.0..=11.5).contains(size)),
             "{settled:?}"
         );
         assert!(refused < 120, "{refused} refusals");
+        let grown = sizes[429];
+        assert!(
+            (25.0..50.0).contains(&grown),
+            "it finds a server that has grown: {grown}"
+        );
     }
 }

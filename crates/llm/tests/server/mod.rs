@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every user takes what it needs")]
 
+pub mod storm;
+
 use std::{
     sync::{
         Arc,
