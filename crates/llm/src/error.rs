@@ -33,6 +33,16 @@ pub enum Error {
         /// The root cause.
         reason: String,
     },
+    /// The server's certificate is not to be trusted.
+    #[error(
+        "cannot trust {url}: {reason}; name the authority of its certificate with --llm-ca-file, or correct --llm-url"
+    )]
+    Untrusted {
+        /// Address of the call.
+        url: String,
+        /// What is wrong with the certificate.
+        reason: String,
+    },
     /// The key is missing, wrong, or may not do this.
     #[error("{url} refused the key ({status}): {message}; {advice}")]
     Unauthorized {
@@ -192,6 +202,7 @@ impl Error {
             Self::Options(_)
             | Self::File { .. }
             | Self::Http(_)
+            | Self::Untrusted { .. }
             | Self::Unauthorized { .. }
             | Self::OutOfCredit { .. }
             | Self::NotFound { .. }

@@ -126,11 +126,13 @@ impl Transport {
 
     fn sending(&self, path: &str, error: &reqwest::Error) -> Error {
         let reason = root_cause(error);
+        let url = self.url(path);
+        // rustls' own words: reqwest does not hand out the error behind them.
+        if error.is_connect() && reason.contains("certificate") {
+            return Error::Untrusted { url, reason };
+        }
         if error.is_connect() {
-            return Error::Unreachable {
-                url: self.url(path),
-                reason,
-            };
+            return Error::Unreachable { url, reason };
         }
         Error::Cut {
             received_bytes: 0,

@@ -217,7 +217,7 @@ async fn what_cannot_succeed_is_asked_once_and_says_what_to_do() {
 async fn a_server_that_says_nothing_is_left_and_a_caller_who_leaves_ends_the_request() {
     let server = Server::start(at_first(2, || Reply::Never)).await;
     let patient = Options {
-        timeout_ms: 50,
+        timeout_ms: 500,
         ..options(&server)
     };
     let client = Client::new(&patient).unwrap();
@@ -360,7 +360,7 @@ async fn a_stream_comes_word_by_word_and_a_cut_one_is_an_error() {
     .await;
     let streaming = Options {
         stream: true,
-        idle_timeout_ms: 100,
+        idle_timeout_ms: 1_000,
         ..options(&server)
     };
     let client = Client::new(&streaming).unwrap();
