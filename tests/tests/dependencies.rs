@@ -59,6 +59,20 @@ fn the_store_knows_neither_services_nor_how_they_run() {
 }
 
 #[test]
+fn the_client_of_language_models_knows_nothing_of_the_suite() {
+    let llm = dependencies("crates/llm");
+    for ours in ["proto", "runtime", "models", "dataset", "diptych", "tonic"] {
+        assert!(!llm.contains(ours), "llm depends on {ours}");
+    }
+    for below in ["proto", "crates/runtime", "crates/models", "crates/dataset"] {
+        assert!(
+            !dependencies(below).contains("llm"),
+            "{below} depends on llm"
+        );
+    }
+}
+
+#[test]
 fn the_orchestrator_knows_services_only_where_they_are_embedded() {
     let manifest = manifest("orchestrator");
     for service in SERVICES {

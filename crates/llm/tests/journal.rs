@@ -1,0 +1,161 @@
+//! Answers are kept before they are used, and nothing that was kept is asked again.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends at its first surprise"
+)]
+
+mod server;
+
+use std::{io::Write as _, sync::Arc};
+
+use llm::{Ask as _, Chat, Client, Error, Journal, Message, Options, Schema};
+use serde_json::json;
+use server::{Server, answer, completion};
+
+fn client(server: &Server) -> Client {
+    let options = Options {
+        url: Some(server.url.clone()),
+        model: Some("toy".to_owned()),
+        ..Options::default()
+    };
+    Client::new(&options).unwrap()
+}
+
+fn chat(text: &str) -> Chat {
+    Chat::new(vec![Message::user(text)])
+}
+
+#[tokio::test]
+async fn samples_never_share_an_answer_and_a_run_that_comes_back_asks_nothing_twice() {
+    let server = Server::start(|asked| answer(&format!("answer {}\n", asked.number), 10, 2)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("answers.jsonl");
+    let first = client(&server);
+    let journal = Journal::open(&path).await.unwrap();
+    let ask = async |client: &Client, journal: &Journal, key: &str| {
+        let journaled = client.journaled(journal, key);
+        journaled
+            .complete(&chat("the same question"))
+            .await
+            .unwrap()
+    };
+    let one = ask(&first, &journal, "sample 1, attempt 0").await;
+    let two = ask(&first, &journal, "sample 2, attempt 0").await;
+    let again = ask(&first, &journal, "sample 1, attempt 1").await;
+    assert!(one.text != two.text && one.text != again.text && two.text != again.text);
+    let other = chat("another question");
+    first
+        .journaled(&journal, "sample 1, attempt 0")
+        .complete(&other)
+        .await
+        .unwrap();
+    assert_eq!((server.served(), journal.len()), (4, 4));
+
+    let error = Journal::open(&path).await.unwrap_err();
+    assert!(error.to_string().contains("another process"), "{error}");
+    drop(journal);
+    let journal = Journal::open(&path).await.unwrap();
+    let second = client(&server);
+    let replayed = ask(&second, &journal, "sample 1, attempt 0").await;
+    assert!(replayed.is_replayed && !one.is_replayed);
+    assert_eq!((&replayed.text, replayed.usage), (&one.text, one.usage));
+    assert_eq!(
+        ask(&second, &journal, "sample 2, attempt 0").await.text,
+        two.text
+    );
+    assert_eq!((server.served(), second.totals().answers), (4, 0));
+    assert!(
+        second
+            .journaled(&journal, "")
+            .complete(&other)
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_torn_last_line_is_dropped_and_damage_elsewhere_is_an_error() {
+    let server = Server::start(|asked| answer(&format!("answer {}", asked.number), 10, 2)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("answers.jsonl");
+    let client = client(&server);
+    let journal = Journal::open(&path).await.unwrap();
+    for key in ["a", "b", "c"] {
+        client
+            .journaled(&journal, key)
+            .complete(&chat("?"))
+            .await
+            .unwrap();
+    }
+    drop(journal);
+    let whole = std::fs::read(&path).unwrap();
+    let last = whole[..whole.len() - 1]
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .unwrap()
+        + 1;
+    // Killed after any byte of the last line: two answers stay, and the third is asked again.
+    for torn in [last + 1, last + 20, whole.len() - 1] {
+        std::fs::write(&path, &whole[..torn]).unwrap();
+        let journal = Journal::open(&path).await.unwrap();
+        assert_eq!(journal.len(), 2, "torn at {torn}");
+        let before = server.served();
+        for key in ["a", "b", "c"] {
+            client
+                .journaled(&journal, key)
+                .complete(&chat("?"))
+                .await
+                .unwrap();
+        }
+        assert_eq!((server.served() - before, journal.len()), (1, 3));
+        drop(journal);
+        assert_eq!(Journal::open(&path).await.unwrap().len(), 3);
+    }
+    let mut damaged = whole.clone();
+    damaged[5] = b'!';
+    std::fs::write(&path, &damaged).unwrap();
+    let error = Journal::open(&path).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Journal { reason, .. } if reason.contains("line 1")),
+        "{error}"
+    );
+    assert_eq!(
+        std::fs::read(&path).unwrap(),
+        damaged,
+        "what is damaged is left for whoever mends it"
+    );
+    let mut file = std::fs::File::create(&path).unwrap();
+    file.write_all(b"").unwrap();
+    assert!(Journal::open(&path).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn wrong_and_truncated_answers_are_kept_too_since_they_were_paid_for() {
+    let server = Server::start(|asked| match asked.number {
+        0 => answer("no JSON", 10, 2),
+        1 => answer(r#"{"n": 4}"#, 10, 2),
+        _ => {
+            let body = completion("half", "length", 10, 2);
+            server::Reply::Whole(200, Vec::new(), body.to_string())
+        }
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("answers.jsonl");
+    let client = client(&server);
+    let document = json!({"type": "object", "required": ["n"]});
+    let schema = Arc::new(Schema::new("n", document).unwrap());
+    for _ in 0..2 {
+        let journal = Journal::open(&path).await.unwrap();
+        let journaled = client.journaled(&journal, "a");
+        let question = chat("?");
+        let found = journaled.structured::<serde_json::Value>(&question, &schema);
+        let found = found.await.unwrap();
+        assert_eq!((found.value["n"].as_u64(), found.repairs), (Some(4), 1));
+        let error = journaled.complete(&chat("!")).await.unwrap_err();
+        assert!(matches!(error, Error::Truncated { .. }), "{error}");
+    }
+    assert_eq!(server.served(), 3);
+}
