@@ -115,6 +115,18 @@ impl Fields {
         })
     }
 
+    /// The object in `field`, as fields of the same file; `null` counts as absent.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it is not an object.
+    pub fn optional_nested(&mut self, field: &str) -> Result<Option<Self>, Error> {
+        let map = self.take::<Map<String, Value>>(field)?;
+        Ok(map.map(|map| Self {
+            file: self.file.clone(),
+            map,
+        }))
+    }
+
     /// Takes `field`; `null` counts as absent.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ pub mod clip_image;
 pub mod clip_vision;
 pub mod conversation;
 pub mod generate;
+pub mod language_model;
 pub mod llama;
 pub mod llava;
 pub mod llava_error;
