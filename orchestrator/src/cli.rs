@@ -63,6 +63,9 @@ pub enum Command {
     /// Run a whole experiment; run it again to continue it
     #[command(after_help = "Example:\n  diptych run recipes/demo.toml --out runs/demo")]
     Run(RunArgs),
+    /// Say what a run will take, from a short timed probe; nothing is kept
+    #[command(after_help = "Example:\n  diptych plan recipes/demo.toml")]
+    Plan(PlanArgs),
     /// Synthesize a dataset; run it again to continue it
     #[command(after_help = "Example:\n  diptych synth recipes/tiny.toml --out runs/tiny")]
     Synth(SynthArgs),
@@ -118,6 +121,13 @@ pub struct RunArgs {
     /// Folder of the run.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Recipe file.
+    pub recipe: PathBuf,
 }
 
 /// Arguments of `synth`.

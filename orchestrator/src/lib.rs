@@ -10,6 +10,7 @@ mod bad_input;
 pub mod cli;
 mod commands;
 mod embedded;
+pub mod estimate;
 pub mod experiment;
 mod files;
 pub mod jobs;

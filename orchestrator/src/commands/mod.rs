@@ -5,6 +5,7 @@ mod doctor;
 mod eval;
 mod export;
 mod generate;
+mod plan;
 mod report;
 mod run;
 mod synth;
@@ -100,6 +101,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
     match command {
         Command::Up(args) => up::execute(args, session).await,
         Command::Run(args) => run::execute(args, session).await,
+        Command::Plan(args) => plan::execute(args, session).await,
         Command::Synth(args) => synth::execute(args, session).await,
         Command::Train(args) => train::execute(args, session).await,
         Command::Eval(args) => eval::execute(args, session).await,
@@ -116,6 +118,7 @@ impl Command {
         match self {
             Self::Up(_) => "diptych up",
             Self::Run(_) => "diptych run",
+            Self::Plan(_) => "diptych plan",
             Self::Synth(_) => "diptych synth",
             Self::Train(_) => "diptych train",
             Self::Eval(_) => "diptych eval",

@@ -49,7 +49,7 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
 }
 
 /// Folders of this machine that the recipe names, which services in this process may read.
-fn inputs(recipe: &Recipe) -> Result<Vec<PathBuf>> {
+pub(super) fn inputs(recipe: &Recipe) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     let is_path = |name: &str| !name.starts_with("builtin:");
     if let Some(train) = &recipe.train {

@@ -1,11 +1,11 @@
 //! The last step: every run answers both benchmarks.
 
-use std::{path::Path, time::Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use proto::eval::v1::{BenchmarkRef, Candidate, EvaluationSpec, benchmark_ref, candidate};
 
-use super::{RUNS, Run, run_name};
+use super::{RUNS, Run, parts::benchmark_location, run_name};
 use crate::{
     files,
     jobs::{self, artefact},
@@ -98,11 +98,4 @@ fn benchmark(name: &str, location: benchmark_ref::Location) -> BenchmarkRef {
         name: name.to_owned(),
         location: Some(location),
     }
-}
-
-fn benchmark_location(benchmark: &str) -> Result<benchmark_ref::Location> {
-    Ok(match benchmark.strip_prefix("builtin:") {
-        Some(_) => benchmark_ref::Location::Builtin(benchmark.to_owned()),
-        None => benchmark_ref::Location::Folder(artefact(Path::new(benchmark), true)?),
-    })
 }

@@ -3,12 +3,14 @@
 //! done again, so that running again continues and a finished run calls no model.
 //!
 //! * `folder`: where things lie.
+//! * `parts`: parts of a recipe as the services' schemas have them.
 //! * `record`: what is written down about the run.
 //! * `synthesis`, `training`, `benchmark`, `evaluation`: the steps, in their order.
 
 mod benchmark;
 mod evaluation;
 mod folder;
+pub(crate) mod parts;
 mod record;
 mod synthesis;
 mod training;

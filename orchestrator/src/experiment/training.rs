@@ -1,19 +1,22 @@
 //! The second step: the alignment once per seed, then each run from there.
 
-use std::{path::Path, time::Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use proto::trainer::v1::{
-    DataSource, OptimizerSettings, StageKind, TrainingSpec, TrainingStage, data_source,
-    training_spec,
+    DataSource, StageKind, TrainingSpec, TrainingStage, data_source, training_spec,
 };
 
-use super::{RUNS, Run, Trained, run_name};
+use super::{
+    RUNS, Run, Trained,
+    parts::{base_model, base_source, stage},
+    run_name,
+};
 use crate::{
     files,
     jobs::{self, artefact},
     progress::Progress,
-    recipe::{Stage, Train},
+    recipe::Train,
 };
 
 /// Steps between checkpoints: a kill costs less than a minute of training.
@@ -110,42 +113,4 @@ impl Run<'_> {
     pub(super) fn trained(&self, name: &str) -> Result<Option<Trained>> {
         files::read_json(&self.folder.training(name).join("result.json"))
     }
-}
-
-fn stage(name: &str, kind: StageKind, settings: &Stage, data: Vec<DataSource>) -> TrainingStage {
-    TrainingStage {
-        name: name.to_owned(),
-        kind: kind.into(),
-        data,
-        step_count: settings.steps,
-        batch_size: settings.batch_size,
-        optimizer: Some(OptimizerSettings {
-            learning_rate: settings.learning_rate,
-            weight_decay: settings.weight_decay,
-            warmup_ratio: settings.warmup_ratio,
-            ..OptimizerSettings::default()
-        }),
-        ..TrainingStage::default()
-    }
-}
-
-fn base_source(train: &Train, weight: f32) -> Result<DataSource> {
-    use data_source::Location;
-    let location = match train.base_data.strip_prefix("builtin:") {
-        Some(_) => Location::Builtin(train.base_data.clone()),
-        None => Location::LlavaJson(artefact(Path::new(&train.base_data), false)?),
-    };
-    Ok(DataSource {
-        name: "base".to_owned(),
-        location: Some(location),
-        weight,
-        ..DataSource::default()
-    })
-}
-
-fn base_model(model: &str) -> Result<training_spec::Base> {
-    Ok(match model.strip_prefix("builtin:") {
-        Some(_) => training_spec::Base::BaseModel(model.to_owned()),
-        None => training_spec::Base::BaseCheckpoint(artefact(Path::new(model), true)?),
-    })
 }

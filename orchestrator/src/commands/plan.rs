@@ -1,0 +1,78 @@
+//! `diptych plan`.
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    Session,
+    run::{inputs, read_recipe},
+};
+use crate::{
+    bad_input::BadInput,
+    cli::PlanArgs,
+    estimate::{self, Estimate},
+    progress::Progress,
+    suite::{Needs, ServiceName},
+};
+
+pub(super) async fn execute(args: PlanArgs, session: &Session) -> Result<()> {
+    let (recipe, _) = read_recipe(&args.recipe)?;
+    let inputs = inputs(&recipe).map_err(|error| error.context(BadInput))?;
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let roots = [
+        folder.path().to_path_buf(),
+        session.assets.root().to_path_buf(),
+        session.assets.base_data(),
+    ];
+    let mut services = ServiceName::ALL.to_vec();
+    if recipe.train.is_none() {
+        services.truncate(STAGES);
+    }
+    let needs = Needs {
+        services,
+        artefact_roots: roots.into_iter().chain(inputs).collect(),
+        image_model: recipe.synth.image.model.clone(),
+    };
+    let suite = session.open(&needs).await?;
+    let progress = Progress::start("probe", 0);
+    let rates = estimate::measure(&suite, &session.assets, &recipe, folder.path()).await;
+    suite.close().await?;
+    let rates = rates?;
+    progress.finish("done");
+    let estimate = Estimate::new(&recipe, &rates);
+    session.say(&estimate, &table(&estimate))
+}
+
+/// The services of synthesis come first.
+const STAGES: usize = 3;
+
+fn table(estimate: &Estimate) -> String {
+    let mut lines = vec![format!(
+        "{:<24} {:>10} {:<10} {:>10}",
+        "step", "units", "", "time"
+    )];
+    for line in &estimate.steps {
+        lines.push(format!(
+            "{:<24} {:>10} {:<10} {:>10}",
+            line.step,
+            line.units,
+            line.unit,
+            clock(line.seconds)
+        ));
+    }
+    lines.push(format!("{:<46} {:>10}", "all", clock(estimate.seconds)));
+    lines.push(format!(
+        "\n{} prompts, {} pictures, {} dialogues; {:.1} MiB on the disk; {:.1} GPU-hours; no money: every model runs here",
+        estimate.prompts,
+        estimate.images,
+        estimate.dialogues,
+        estimate.disk_bytes as f64 / f64::from(1 << 20),
+        estimate.gpu_hours
+    ));
+    lines.join("\n")
+}
+
+/// Hours, minutes and seconds.
+fn clock(seconds: f64) -> String {
+    let whole = seconds.round().max(0.0) as u64;
+    format!("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60)
+}
