@@ -8,7 +8,7 @@ use runtime::options::{
     ArtefactOptions, CacheOptions, ClientOptions, ListenOptions, TelemetryOptions,
 };
 
-use crate::recipe::PromptSyntax;
+use crate::{recipe::PromptSyntax, synth::Budget};
 
 /// Makes image–dialogue pairs and shows what they are worth.
 #[derive(Debug, Parser)]
@@ -121,6 +121,9 @@ pub struct RunArgs {
     /// Folder of the run.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// What synthesis may take before it stops, to be continued: 90s, 30m, 2h, 500images.
+    #[arg(long, value_name = "CAP")]
+    pub budget: Option<Budget>,
 }
 
 /// Arguments of `plan`.
@@ -144,6 +147,9 @@ pub struct SynthArgs {
     /// Into how many shares the partitions are dealt.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub shard_count: u32,
+    /// What this may take before it stops, to be continued: 90s, 30m, 2h, 500images.
+    #[arg(long, value_name = "CAP")]
+    pub budget: Option<Budget>,
 }
 
 /// Arguments of `train`.

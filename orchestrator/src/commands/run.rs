@@ -18,7 +18,9 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
     let RunArgs {
         recipe: recipe_path,
         out,
+        budget,
     } = args;
+    let budget = budget.unwrap_or_default();
     let (recipe, text) = read_recipe(&recipe_path)?;
     let folder = RunFolder::new(&out);
     if experiment::is_finished(&recipe, &folder)
@@ -41,7 +43,7 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
         image_model: recipe.synth.image.model.clone(),
     };
     let suite = session.open(&needs).await?;
-    let outcome = experiment::run(&suite, &session.assets, &recipe, &text, &folder).await;
+    let outcome = experiment::run(&suite, &session.assets, &recipe, &text, &folder, budget).await;
     suite.close().await?;
     outcome?;
     report::write(&folder, &folder.report(), &session.assets).await?;

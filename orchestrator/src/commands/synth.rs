@@ -16,6 +16,7 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
         out,
         shard_index,
         shard_count,
+        budget,
     } = args;
     let (recipe, _) = read_recipe(&recipe)?;
     let in_range = || -> Result<()> {
@@ -44,6 +45,7 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     let share = Share {
         index: shard_index,
         count: shard_count,
+        budget: budget.unwrap_or_default(),
     };
     let summary = synthesize_with_progress(&suite, &plan, &out, share, "synthesis").await;
     suite.close().await?;
@@ -52,5 +54,11 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
         "{} samples in {} (manifest {})",
         summary.accepted, out, summary.manifest_sha256
     );
-    session.say(&summary, &sentence)
+    session.say(&summary, &sentence)?;
+    ensure!(
+        !summary.stopped_at_budget,
+        "stopped at the budget of {}: run it again to go on",
+        share.budget
+    );
+    Ok(())
 }

@@ -32,7 +32,7 @@ use crate::{
     jobs::Errand,
     recipe::Recipe,
     suite::Suite,
-    synth::{self, Plan},
+    synth::{self, Budget, Plan},
 };
 
 /// The three runs, in the order in which they are compared.
@@ -77,8 +77,10 @@ pub async fn run(
     recipe: &Recipe,
     recipe_text: &str,
     folder: &RunFolder,
+    budget: Budget,
 ) -> Result<Record> {
     let mut run = Run::open(suite, assets, recipe, recipe_text, folder)?;
+    run.budget = budget;
     run.synthesize().await?;
     if let Some(train) = &recipe.train {
         run.train_all(train).await?;
@@ -96,6 +98,8 @@ struct Run<'a> {
     recipe: &'a Recipe,
     folder: &'a RunFolder,
     record: Record,
+    /// Cap of the synthesis.
+    budget: Budget,
 }
 
 impl<'a> Run<'a> {
@@ -123,6 +127,7 @@ impl<'a> Run<'a> {
             recipe,
             folder,
             record,
+            budget: Budget::NONE,
         };
         run.save()?;
         Ok(run)

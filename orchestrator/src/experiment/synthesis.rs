@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use dataset::{identity::sha256_hex, store::Location};
 use prost::Message as _;
 use proto::{dataset::v1::Capabilities, promptgen::v1::GetAbilityRequest};
@@ -29,15 +29,25 @@ impl Run<'_> {
             self.suite,
             &plan,
             &Location::Folder(self.folder.dataset()),
-            Share::ALL,
+            Share {
+                budget: self.budget,
+                ..Share::ALL
+            },
             "synthesis",
         )
         .await?;
+        let stopped = summary.stopped_at_budget;
         self.record
             .manifest_sha256
             .clone_from(&summary.manifest_sha256);
         self.record.synthesis = summary;
-        self.finish_step("synthesis", started_at)
+        self.finish_step("synthesis", started_at)?;
+        ensure!(
+            !stopped,
+            "stopped at the budget of {}: run it again to go on",
+            self.budget
+        );
+        Ok(())
     }
 
     /// Notes who makes the dataset. A dataset has one set of makers: once begun, its record stays,

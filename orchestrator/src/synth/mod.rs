@@ -1,5 +1,6 @@
 //! Synthesis: a recipe becomes a dataset, partition by partition.
 
+mod budget;
 mod evaluation_sets;
 pub mod gates;
 mod partition;
@@ -16,7 +17,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use proto::promptgen::v1::PromptSplit;
 use serde::{Deserialize, Serialize};
 
-use self::{evaluation_sets::EvaluationSets, partition::Outcome};
+pub use self::budget::{Budget, MalformedBudget};
+use self::{budget::Account, evaluation_sets::EvaluationSets, partition::Outcome};
 use crate::{
     assets::Assets,
     recipe::{DialogueSettings, Gates, ImageSettings, Recipe},
@@ -50,18 +52,24 @@ pub struct Plan {
     evaluation_sets: Option<Arc<EvaluationSets>>,
 }
 
-/// Which of how many processes this is.
+/// Which of how many processes this is, and how much it may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
     /// Number of the process, from 0.
     pub index: u32,
     /// Number of processes, 1 or more.
     pub count: u32,
+    /// Cap of what this process makes now.
+    pub budget: Budget,
 }
 
 impl Share {
     /// One process makes everything.
-    pub const ALL: Self = Self { index: 0, count: 1 };
+    pub const ALL: Self = Self {
+        index: 0,
+        count: 1,
+        budget: Budget::NONE,
+    };
 }
 
 /// Hears of the work as it goes on, from several partitions at a time.
@@ -85,6 +93,9 @@ pub struct Summary {
     pub partitions: u64,
     /// Attempts that came to nothing, by gate or stage.
     pub rejected: BTreeMap<String, u64>,
+    /// Whether the budget ended it before all was made.
+    #[serde(default)]
+    pub stopped_at_budget: bool,
     /// Hash over the whole manifest, lower-case hexadecimal.
     pub manifest_sha256: String,
 }
@@ -177,23 +188,46 @@ pub async fn synthesize(
     let committed = writer.committed().await?;
     let mut missing = plan.partitions(share);
     missing.retain(|partition| !committed.contains_key(partition));
-    let made_partitions = missing.len() as u64;
-    futures::stream::iter(&missing)
+    let watcher = Capped {
+        account: Account::open(share.budget),
+        watcher,
+    };
+    let made: Vec<()> = futures::stream::iter(&missing)
+        .take_while(|_| std::future::ready(!watcher.account.is_spent()))
         .map(|partition| async {
             let Outcome {
                 samples,
                 rejected,
                 tally,
-            } = partition::make(suite, plan, partition, watcher).await?;
+            } = partition::make(suite, plan, partition, &watcher).await?;
             writer
                 .commit_with_rejected(partition, samples, rejected, tally)
                 .await?;
             anyhow::Ok(())
         })
         .buffer_unordered(CONCURRENT_PARTITIONS)
-        .try_collect::<Vec<()>>()
+        .try_collect()
         .await?;
-    summarize(plan, place, share, made_partitions).await
+    let mut summary = summarize(plan, place, share, made.len() as u64).await?;
+    summary.stopped_at_budget = made.len() < missing.len();
+    Ok(summary)
+}
+
+/// Counts against the budget what the other watcher hears of.
+struct Capped<'a> {
+    account: Account,
+    watcher: &'a dyn Watcher,
+}
+
+impl Watcher for Capped<'_> {
+    fn image_done(&self) {
+        self.account.add_image();
+        self.watcher.image_done();
+    }
+
+    fn sample_accepted(&self) {
+        self.watcher.sample_accepted();
+    }
 }
 
 /// Samples wanted of one share.

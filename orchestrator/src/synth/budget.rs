@@ -1,0 +1,121 @@
+//! How much a synthesis may take before it stops, to be continued another day.
+
+use std::{
+    fmt,
+    str::FromStr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+/// A cap; the first that is reached counts. No partition begins behind it, and those under way are
+/// ended, so nothing is lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Time.
+    pub time: Option<Duration>,
+    /// Pictures rendered, the rejected ones too.
+    pub images: Option<u64>,
+}
+
+impl Budget {
+    /// No cap.
+    pub const NONE: Self = Self {
+        time: None,
+        images: None,
+    };
+}
+
+/// A text that is no budget.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is no budget: 90s, 30m, 2h or 500images are, or several with commas")]
+pub struct MalformedBudget(String);
+
+impl FromStr for Budget {
+    type Err = MalformedBudget;
+
+    fn from_str(text: &str) -> Result<Self, MalformedBudget> {
+        let malformed = || MalformedBudget(text.to_owned());
+        let mut budget = Self::NONE;
+        for part in text.split(',') {
+            let part = part.trim();
+            let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+            let (count, unit) = part.split_at(digits);
+            let count: u64 = count.parse().map_err(|_| malformed())?;
+            let seconds = |each: u64| count.checked_mul(each).map(Duration::from_secs);
+            match unit.trim() {
+                "s" => budget.time = seconds(1),
+                "m" => budget.time = seconds(60),
+                "h" => budget.time = seconds(3600),
+                "images" => budget.images = Some(count),
+                _ => return Err(malformed()),
+            }
+        }
+        Ok(budget)
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = self.time.map(|time| format!("{} s", time.as_secs()));
+        let images = self.images.map(|images| format!("{images} images"));
+        let caps: Vec<String> = [time, images].into_iter().flatten().collect();
+        formatter.write_str(&caps.join(", "))
+    }
+}
+
+/// What has been taken of a budget.
+#[derive(Debug)]
+pub(super) struct Account {
+    budget: Budget,
+    begun: Instant,
+    images: AtomicU64,
+}
+
+impl Account {
+    pub(super) fn open(budget: Budget) -> Self {
+        Self {
+            budget,
+            begun: Instant::now(),
+            images: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn add_image(&self) {
+        self.images.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_spent(&self) -> bool {
+        let Budget { time, images } = self.budget;
+        time.is_some_and(|time| self.begun.elapsed() >= time)
+            || images.is_some_and(|images| self.images.load(Ordering::Relaxed) >= images)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caps_are_read_with_their_units_and_other_words_are_refused() {
+        let budget: Budget = "2h, 500images".parse().unwrap();
+        assert_eq!(budget.time, Some(Duration::from_secs(7200)));
+        assert_eq!(budget.images, Some(500));
+        for text in ["", "5", "5 euro", "h", "-1s", "99999999999999999999s"] {
+            assert_eq!(
+                text.parse::<Budget>(),
+                Err(MalformedBudget(text.to_owned()))
+            );
+        }
+    }
+
+    #[test]
+    fn an_account_is_spent_at_its_cap_and_one_without_a_cap_never() {
+        let account = Account::open("2images".parse().unwrap());
+        account.add_image();
+        assert!(!account.is_spent());
+        account.add_image();
+        assert!(account.is_spent());
+        assert!(Account::open("0s".parse().unwrap()).is_spent());
+        assert!(!Account::open(Budget::NONE).is_spent());
+    }
+}
