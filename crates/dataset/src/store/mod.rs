@@ -21,13 +21,16 @@
 
 mod check;
 mod error;
+mod lineage;
 mod manifest;
 mod reader;
 mod root;
+mod shuffle;
 mod writer;
 
 pub use check::fault;
 pub use error::Error;
+pub use lineage::{Located, LocatedView};
 pub use manifest::{PartitionManifest, PartitionTally, ShardEntry, Statistics};
 pub use reader::Reader;
 pub use root::Root;
