@@ -315,7 +315,8 @@ impl Auditor {
         }
         self.count(Unit::KnownSubjects, 1);
         let ability = self.abilities.entry(row.ability.clone()).or_default();
-        ability.subjects.add(&row.subject);
+        // `Chair` and `chair` are one.
+        ability.subjects.add(&row.subject.to_lowercase());
         let turns = || row.questions.iter().chain(&row.answers);
         let is_named = |subject: &String| turns().any(|turn| words::names(turn, subject));
         if !is_named(&row.subject) && !row.other_subjects.iter().any(is_named) {

@@ -2,6 +2,8 @@
 
 /// Words from which on an answer is a sentence, and should end as one. `Two foxes` need not.
 const SENTENCE_WORDS: usize = 5;
+/// Characters from which on the beginning of a word is telling: `8k` does not begin `kitchen`.
+const CUT_WORD_CHARS: usize = 3;
 /// What a word may lack at its end and still be whole: `fox` in `foxes` is not cut.
 const ENDINGS: [&str; 14] = [
     "s", "es", "ed", "d", "ing", "y", "er", "ers", "r", "n", "al", "ly", "like", "ish",
@@ -84,12 +86,12 @@ pub(super) fn has_blank(answer: &str) -> bool {
 /// whole there nor the same word in another form. Texts that end with punctuation do not.
 pub(super) fn ends_within_word_of(text: &str, other: &str) -> bool {
     let text = text.trim().to_lowercase();
-    let end = text.rsplit(|c: char| !c.is_alphabetic()).next();
-    let Some(last) = end.filter(|word| !word.is_empty()) else {
+    let end = text.rsplit(|c: char| !c.is_alphanumeric()).next();
+    let Some(last) = end.filter(|word| word.chars().count() >= CUT_WORD_CHARS) else {
         return false;
     };
     let other = other.to_lowercase();
-    let words = || other.split(|c: char| !c.is_alphabetic());
+    let words = || other.split(|c: char| !c.is_alphanumeric());
     let is_cut = |word: &str| {
         word.strip_prefix(last)
             .is_some_and(|rest| !rest.is_empty() && !ENDINGS.contains(&rest))
@@ -113,16 +115,24 @@ pub(super) fn names(text: &str, subject: &str) -> bool {
     telling.into_iter().any(|word| said.contains(word))
 }
 
-/// A word without its ending, roughly: a comparison wants both sides cut alike, not grammar.
+/// A word without its ending and without a doubled last letter, roughly: a comparison wants both
+/// sides cut alike (`running`, `run`), not grammar.
 fn stem(word: &str) -> String {
-    for ending in ["ing", "ers", "ies", "ed", "er", "or", "es", "s", "y", "e"] {
-        if let Some(stem) = word.strip_suffix(ending)
-            && stem.chars().count() >= 3
-        {
-            return stem.to_owned();
-        }
+    let endings = ["ing", "ers", "ies", "ed", "er", "or", "es", "s", "y", "e"];
+    let cut = |ending| word.strip_suffix(ending);
+    let long = |stem: &&str| stem.chars().count() >= 3;
+    let mut stem = endings
+        .iter()
+        .copied()
+        .filter_map(cut)
+        .find(long)
+        .unwrap_or(word)
+        .to_owned();
+    let mut last = stem.chars().rev();
+    if last.next() == last.next() && stem.chars().count() > 3 {
+        stem.pop();
     }
-    word.to_owned()
+    stem
 }
 
 #[cfg(test)]
@@ -157,6 +167,11 @@ mod tests {
         // Two at the ends, `((`, fox, `)),`, snow, `,`, 4, k.
         assert_eq!(least_clip_tokens("((fox)), snow, 4k"), 9);
         assert_eq!(least_clip_tokens(&"fox ".repeat(76)), 78);
+        assert!(names("A girl on a run.", "running") && names("The fall", "falling"));
+        assert!(!ends_within_word_of(
+            "realistic, 8k",
+            "a knight in a kitchen"
+        ));
         assert!(names("A man is diving.", "Diver") && names("Two puppies", "puppy"));
         assert!(names("A dish of broccoli.", "Beef and Broccoli"));
         assert!(!names("A person under water.", "Diver"));
