@@ -98,6 +98,7 @@ run_rust
 run_script "manifests" "$DIPTYCH_PYTHON" k8s/validate.py
 run_script "manifest checks" "$DIPTYCH_PYTHON" k8s/validate_test.py
 run_script "python client" "$DIPTYCH_PYTHON" tests/clients/python/journey.py "$target/release/diptych"
+run_script "python readers" "$DIPTYCH_PYTHON" tests/clients/python/formats.py "$target/release/diptych"
 
 echo
 printf '%s\n' "${table[@]}"

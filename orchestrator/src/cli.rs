@@ -84,9 +84,19 @@ pub enum Command {
     Report(ReportArgs),
     /// Export a dataset
     #[command(
-        after_help = "Example:\n  diptych export runs/demo/dataset --format llava --out exported"
+        after_help = "Examples:\n  diptych export runs/demo/dataset --format llava --out exported\n  diptych export runs/demo/dataset --format webdataset --max-file-mib 256 --out shards"
     )]
     Export(ExportArgs),
+    /// Make a dataset of LLaVA's JSON, or of the rows that the authors of StableLLaVA released
+    #[command(
+        after_help = "Examples:\n  diptych import --format llava --in data.json --image-folder images --out imported\n  diptych import --format stablellava --in StableLLAVA/dataset --out released\n\nThe release of StableLLaVA has no pictures; its prompts and dialogues are kept."
+    )]
+    Import(ImportArgs),
+    /// Say what is wrong with a dataset: duplicates, cut texts, quotas, subjects, leakage
+    #[command(
+        after_help = "Examples:\n  diptych audit runs/demo/dataset --against builtin:nano-real --out audit.html\n  diptych audit StableLLAVA/dataset --json\n  diptych audit data.json --image-folder images --fail-on repeated_prompt=0.01\n  diptych audit runs/demo/dataset --sample 15c768cb6969a3be4153dc81e815e1ec"
+    )]
+    Audit(AuditArgs),
     /// Render one picture
     #[command(
         after_help = "Example:\n  diptych generate --model builtin:nano-sd --prompt \"fox, snow\" --seed 1 --out fox.png"
@@ -242,9 +252,12 @@ pub struct ExportArgs {
     /// Format.
     #[arg(long, value_enum)]
     pub format: ExportFormat,
-    /// Folder to write.
+    /// Folder to write; new or empty.
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
+    /// Size after which the next file is begun, in MiB (webdataset, hf).
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub max_file_mib: u64,
 }
 
 /// Formats a dataset can be exported to.
@@ -252,6 +265,66 @@ pub struct ExportArgs {
 pub enum ExportFormat {
     /// `data.json` and `images/`, as LLaVA's own training code reads.
     Llava,
+    /// `data.jsonl` with `conversations` and `images`, and `images/`.
+    Sharegpt,
+    /// `data.jsonl` with `messages` of content parts, and `images/`.
+    Messages,
+    /// Tar files, as the package `webdataset` reads.
+    Webdataset,
+    /// Parquet files and a card, as `datasets.load_dataset` reads.
+    Hf,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Format.
+    #[arg(long, value_enum)]
+    pub format: ImportFormat,
+    /// File to read, or folder of files.
+    #[arg(long = "in", value_name = "PATH")]
+    pub input: PathBuf,
+    /// Folder of the dataset; new or empty.
+    #[arg(long, value_name = "DATASET")]
+    pub out: PathBuf,
+    /// Folder that the JSON's image paths start from [default: `images` beside the JSON, or the
+    /// JSON's own folder].
+    #[arg(long, value_name = "DIR")]
+    pub image_folder: Option<PathBuf>,
+}
+
+/// Formats a dataset can be made of.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ImportFormat {
+    /// LLaVA's training JSON, with its pictures.
+    Llava,
+    /// What the authors of StableLLaVA released: one JSON file per ability, no pictures.
+    Stablellava,
+}
+
+/// Arguments of `audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Dataset folder, LLaVA JSON file, or StableLLaVA's release as a file or folder.
+    pub data: PathBuf,
+    /// Folder that a LLaVA JSON's image paths start from [default: `images` beside it, or its own
+    /// folder].
+    #[arg(long, value_name = "DIR")]
+    pub image_folder: Option<PathBuf>,
+    /// Evaluation set that the data must not hold: a built-in name, or a folder with
+    /// `questions.jsonl`. May be given several times.
+    #[arg(long, value_name = "BENCHMARK")]
+    pub against: Vec<String>,
+    /// HTML file to write.
+    #[arg(long, value_name = "FILE.html")]
+    pub out: Option<PathBuf>,
+    /// Fail (exit code 1) where a defect has more than this share: `repeated_prompt=0.01`. May be
+    /// given several times.
+    #[arg(long, value_name = "DEFECT=SHARE")]
+    pub fail_on: Vec<String>,
+    /// Show one sample of a dataset instead: where it lies, what made it, and which runs used it.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["against", "out", "fail_on"])]
+    pub sample: Option<String>,
 }
 
 /// Arguments of `generate`.

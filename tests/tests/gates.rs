@@ -161,12 +161,12 @@ impl Bench {
         let texts: Vec<String> = self.texts().collect();
         let held = |texts: &[String]| {
             held_with(texts, |traits, text: &String| {
-                traits.prompt = Some(Signature::of(text));
+                traits.prompt = Signature::of(text);
             })
         };
         let verdict = |known: &Held, text: &str| {
             let own = Signature::of(text);
-            let similarity = known.text_similarity(&own, |traits| traits.prompt.as_ref());
+            let similarity = known.text_similarity(own.as_ref(), |traits| traits.prompt.as_ref());
             prompt::repetition(&self.rules, similarity, None)
                 .into_iter()
                 .next()
@@ -305,12 +305,12 @@ impl Bench {
             .collect();
         let held = |words: &[String]| {
             held_with(words, |traits, words: &String| {
-                traits.dialogue = Some(Signature::of(words));
+                traits.dialogue = Signature::of(words);
             })
         };
         let verdict = |known: &Held, words: &str| {
             let own = Signature::of(words);
-            let similarity = known.text_similarity(&own, |traits| traits.dialogue.as_ref());
+            let similarity = known.text_similarity(own.as_ref(), |traits| traits.dialogue.as_ref());
             dialogue::repetition(&self.rules, similarity)
         };
         let all = held(&words);
@@ -326,7 +326,7 @@ impl Bench {
     fn text_leak(&self) -> Row {
         let questions = held_out_questions();
         let signature =
-            |(text, answer): &(String, String)| Signature::of(&format!("{text} {answer}"));
+            |(text, answer): &(String, String)| Signature::of(&format!("{text} {answer}")).unwrap();
         let signatures: Vec<Signature> = questions.iter().map(signature).collect();
         let conversation = |index: usize| self.samples[index].conversation.clone().unwrap();
         let verdict =

@@ -30,6 +30,11 @@ impl ImageHash {
         Self(hash)
     }
 
+    /// The bits, the first one lowest.
+    pub(crate) fn words(&self) -> [u64; 4] {
+        self.0
+    }
+
     /// Number of bits in which two hashes differ, 0 to [`BIT_COUNT`].
     pub fn distance(&self, other: &Self) -> u32 {
         let pairs = self.0.iter().zip(&other.0);

@@ -126,7 +126,8 @@ fn partitions_of(ability: &str, sample_count: u64) -> impl Iterator<Item = Parti
     })
 }
 
-fn is_ability_name(name: &str) -> bool {
+/// Whether a text may name an ability.
+pub(crate) fn is_ability_name(name: &str) -> bool {
     let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
     !name.is_empty() && name.len() <= 64 && name.bytes().all(allowed)
 }

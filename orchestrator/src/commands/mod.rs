@@ -1,10 +1,12 @@
 //! One file per command; what they share is how they start and how they end.
 
+mod audit;
 mod chat;
 mod doctor;
 mod eval;
 mod export;
 mod generate;
+mod import;
 mod plan;
 mod report;
 mod run;
@@ -15,6 +17,7 @@ mod up;
 use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result};
+use dataset::store::{Location, Reader};
 use runtime::Telemetry;
 use serde::Serialize;
 
@@ -50,6 +53,13 @@ pub(crate) struct Session {
     pub(crate) global: Global,
     pub(crate) assets: Assets,
     pub(crate) telemetry: Telemetry,
+}
+
+/// Opens a dataset that the caller named.
+async fn open_dataset(place: &Location) -> Result<Reader> {
+    let opened = async { Reader::open(place.open()?).await };
+    let opened: Result<Reader, dataset::store::Error> = opened.await;
+    opened.map_err(|error| anyhow::Error::from(error).context(BadInput))
 }
 
 /// Makes a folder that the command writes to.
@@ -107,6 +117,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Eval(args) => eval::execute(args, session).await,
         Command::Report(args) => report::execute(args, session).await,
         Command::Export(args) => export::execute(args, session).await,
+        Command::Import(args) => import::execute(args, session).await,
+        Command::Audit(args) => audit::execute(args, session).await,
         Command::Generate(args) => generate::execute(args, session).await,
         Command::Chat(args) => chat::execute(args, session).await,
         Command::Doctor => doctor::execute(session).await,
@@ -124,6 +136,8 @@ impl Command {
             Self::Eval(_) => "diptych eval",
             Self::Report(_) => "diptych report",
             Self::Export(_) => "diptych export",
+            Self::Import(_) => "diptych import",
+            Self::Audit(_) => "diptych audit",
             Self::Generate(_) => "diptych generate",
             Self::Chat(_) => "diptych chat",
             Self::Doctor => "diptych doctor",

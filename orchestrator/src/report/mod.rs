@@ -3,6 +3,7 @@
 //! Nothing is fetched: styles, script and pictures are inside. Every text passes through
 //! [`html::text`], so that whatever a prompt, an answer or a recipe holds is shown as it is.
 
+mod audit;
 mod curves;
 mod data;
 mod exchanges;
@@ -13,6 +14,7 @@ mod record;
 mod scores;
 mod verdict;
 
+pub use audit::render_audit;
 pub use data::{
     Arm, Benchmark, Comparison, Exchange, Gate, GivenAnswer, Interval, LossPoint, Pair, Picture,
     Quota, Reason, RecordGroup, RejectedPair, Report, Role, Score, Timing, TrainingRun, Turn,

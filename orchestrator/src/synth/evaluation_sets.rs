@@ -52,7 +52,7 @@ impl EvaluationSets {
                 .with_context(|| format!("{}, line {}", path.display(), index + 1))?;
             let answer = answers.first().map_or("", String::as_str);
             self.questions
-                .push(Signature::of(&format!("{text} {answer}")));
+                .extend(Signature::of(&format!("{text} {answer}")));
             images.insert(image);
         }
         for image in &images {

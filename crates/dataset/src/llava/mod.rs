@@ -7,13 +7,12 @@
 //!   {"from": "gpt", "value": "It is red."}]}]
 //! ```
 
-mod export;
 mod read;
 
-pub use export::{Error as ExportError, Exported, export};
-pub use read::{Error as ReadError, Reader, image_folder, read};
+pub use crate::json_list::Error as ReadError;
+pub use read::{Reader, image_folder, read};
 
-use proto::dataset::v1::{Role, Sample};
+use proto::dataset::v1::{self as schema, Role, Sample};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -30,6 +29,8 @@ pub struct Record {
     pub images: Vec<PathBuf>,
     /// Turns: the human first, then in alternation.
     pub turns: Vec<Turn>,
+    /// Ability, as our own exports say it; empty in other people's files.
+    pub ability: String,
 }
 
 /// One turn of a conversation.
@@ -56,34 +57,70 @@ pub enum Speaker {
 /// break before the words of the turn that shows it. Images that no turn shows
 /// stand in the first turn.
 pub fn turns(sample: &Sample) -> Vec<Turn> {
-    let turns = sample
-        .conversation
-        .as_ref()
-        .map_or(&[][..], |conversation| &conversation.turns);
-    let is_shown = |image: usize| {
-        turns.iter().any(|turn| {
-            turn.image_index
-                .iter()
-                .any(|&index| index as usize == image)
-        })
-    };
-    let unshown_count = (0..sample.images.len())
-        .filter(|&image| !is_shown(image))
-        .count();
-    let turn = |(position, turn): (usize, &proto::dataset::v1::Turn)| {
-        let first = if position == 0 { unshown_count } else { 0 };
-        let tokens = format!("{IMAGE_TOKEN}\n").repeat(first + turn.image_index.len());
-        let speaker = if turn.role() == Role::User {
-            Speaker::Human
-        } else {
-            Speaker::Gpt
+    let turns = sample.conversation.iter().flat_map(|said| &said.turns);
+    let turn = |(turn, shown): (&schema::Turn, Vec<usize>)| {
+        let speaker = match turn.role() {
+            Role::User => Speaker::Human,
+            Role::Assistant | Role::Unspecified => Speaker::Gpt,
         };
+        let tokens = format!("{IMAGE_TOKEN}\n").repeat(shown.len());
         Turn {
             speaker,
             value: tokens + turn.text.trim(),
         }
     };
-    turns.iter().enumerate().map(turn).collect()
+    turns.zip(shown_images(sample)).map(turn).collect()
+}
+
+/// For each turn the images that stand before its words, by their index.
+pub(crate) fn shown_images(sample: &Sample) -> Vec<Vec<usize>> {
+    let turns = sample.conversation.iter().flat_map(|said| &said.turns);
+    let named = turns.map(|turn| turn.image_index.iter().map(|&index| index as usize));
+    let mut shown: Vec<Vec<usize>> = named.map(Iterator::collect).collect();
+    let is_shown = |image: &usize| shown.iter().any(|images| images.contains(image));
+    let mut first: Vec<usize> = (0..sample.images.len())
+        .filter(|image| !is_shown(image))
+        .collect();
+    if let Some(turn) = shown.first_mut() {
+        first.append(turn);
+        *turn = first;
+    }
+    shown
+}
+
+/// The other way round: image tokens taken out of the words, and each counted as the next of
+/// `image_count` images.
+///
+/// # Errors
+/// One phrase: more tokens than images, or a turn that has no words beside them.
+pub fn unmarked(turns: &[Turn], image_count: usize) -> Result<Vec<schema::Turn>, String> {
+    let mut next_image = 0;
+    let mut found = Vec::with_capacity(turns.len());
+    for (position, turn) in turns.iter().enumerate() {
+        let token_count = turn.value.matches(IMAGE_TOKEN).count();
+        let text = turn.value.replace(IMAGE_TOKEN, "").trim().to_owned();
+        if text.is_empty() {
+            return Err(format!("turn {position} has no words"));
+        }
+        let role = match turn.speaker {
+            Speaker::Human => Role::User,
+            Speaker::Gpt => Role::Assistant,
+        };
+        let shown = next_image..next_image + token_count;
+        next_image = shown.end;
+        found.push(schema::Turn {
+            role: role.into(),
+            text,
+            image_index: shown.map(|index| index as u32).collect(),
+            ..schema::Turn::default()
+        });
+    }
+    if next_image > image_count {
+        return Err(format!(
+            "it has {next_image} image tokens and {image_count} images"
+        ));
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

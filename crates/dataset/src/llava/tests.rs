@@ -1,8 +1,5 @@
 use super::*;
-use crate::{
-    examples::{partition, plan, sample, samples},
-    store::{PartitionTally, Reader as Dataset, Root, Writer},
-};
+use crate::examples::sample;
 use std::{fs, path::Path};
 
 fn read_all(folder: &Path, json: &str) -> Vec<Result<Record, String>> {
@@ -14,60 +11,6 @@ fn read_all(folder: &Path, json: &str) -> Vec<Result<Record, String>> {
             .collect(),
         Err(error) => vec![Err(error.to_string())],
     }
-}
-
-#[tokio::test]
-async fn an_export_is_read_back_picture_by_picture_and_never_overwrites() {
-    let folder = tempfile::tempdir().unwrap();
-    let plan = plan(&[("animal", 70)]);
-    let root = Root::create_folder(&folder.path().join("dataset")).unwrap();
-    let writer = Writer::open(root.clone(), &plan).await.unwrap();
-    for number in 0..2 {
-        let partition = partition(&plan, "animal", number);
-        let samples = samples("animal", partition.slots());
-        writer
-            .commit(&partition, samples, PartitionTally::default())
-            .await
-            .unwrap();
-    }
-    let dataset = Dataset::open(root).await.unwrap();
-    let target = folder.path().join("llava");
-    let exported = export(&dataset, &target).await.unwrap();
-    assert_eq!(
-        exported,
-        Exported {
-            sample_count: 70,
-            image_count: 70
-        }
-    );
-
-    assert_eq!(
-        image_folder(&target.join("data.json")),
-        target.join("images")
-    );
-    let records: Vec<Record> = read(&target.join("data.json"))
-        .unwrap()
-        .map(Result::unwrap)
-        .collect();
-    assert_eq!(records.len(), 70);
-    for (slot, record) in records.iter().enumerate() {
-        let sample = sample("animal", slot as u64);
-        assert_eq!(record.id, sample.id);
-        assert_eq!(record.turns, turns(&sample));
-        let image = fs::read(target.join("images").join(&record.images[0])).unwrap();
-        assert_eq!(crate::identity::sha256_hex(image), sample.images[0].sha256);
-    }
-    assert_eq!(records[0].turns[0].value, "<image>\nWhat is in picture 0?");
-
-    let again = export(&dataset, &target).await.unwrap_err();
-    assert!(again.to_string().contains("is not empty"), "{again}");
-    let empty = folder.path().join("empty");
-    fs::create_dir(&empty).unwrap();
-    export(&dataset, &empty).await.unwrap();
-    let json = |folder: &Path| fs::read(folder.join("data.json")).unwrap();
-    assert_eq!(json(&empty), json(&target));
-    // Nothing is left beside the targets.
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
 }
 
 #[test]
@@ -146,4 +89,28 @@ fn images_stand_in_the_turn_that_shows_them() {
         "image 2 is shown by no turn"
     );
     assert!(turns[2].value.starts_with("<image>\nWhat"));
+}
+
+#[test]
+fn a_conversation_written_with_tokens_is_read_back_with_its_pictures() {
+    let mut sample = sample("animal", 0);
+    sample.images.push(sample.images[0].clone());
+    let conversation = sample.conversation.as_mut().unwrap();
+    conversation.turns.extend(conversation.turns.clone());
+    conversation.turns[2].image_index = vec![1];
+    let read = unmarked(&turns(&sample), 2).unwrap();
+    let said = &sample.conversation.unwrap().turns;
+    for (read, said) in read.iter().zip(said) {
+        assert_eq!((&read.text, read.role), (&said.text, said.role));
+        assert_eq!(read.image_index, said.image_index);
+    }
+    let tokens_for_none = [Turn {
+        speaker: Speaker::Human,
+        value: "<image> What?".into(),
+    }];
+    assert!(
+        unmarked(&tokens_for_none, 0)
+            .unwrap_err()
+            .contains("1 image tokens")
+    );
 }

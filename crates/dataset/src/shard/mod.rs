@@ -10,10 +10,12 @@ mod columns;
 mod features;
 mod read;
 mod row;
+mod rows;
 mod write;
 
-pub(crate) use read::decode;
-pub(crate) use write::{encode, image_file_name};
+pub(crate) use read::{decode, ids};
+pub(crate) use rows::RowGroups;
+pub(crate) use write::{encode, encoded_file, image_extension, image_file_name, written};
 
 /// Why samples cannot be written as a shard.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 use super::{DecodeError, row::Row};
 use arrow::array::StructArray;
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 use proto::dataset::v1::{
     Attribute, Conversation, Facts, GateResult, GateVerdict, Image, Prompt, PromptSyntax,
     Provenance, QuestionKind, Relation, Role, Sample, Subject, Turn, WeightedText, image::Content,
@@ -21,6 +21,22 @@ pub(crate) fn decode(file: Bytes) -> Result<Vec<Sample>, DecodeError> {
         }
     }
     Ok(samples)
+}
+
+/// Reads the ids of a shard's samples, and no other column.
+///
+/// # Errors
+/// As [`decode`].
+pub(crate) fn ids(file: Bytes) -> Result<Vec<String>, DecodeError> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
+    let only_ids = ProjectionMask::columns(builder.parquet_schema(), ["id"]);
+    let mut ids = Vec::new();
+    for batch in builder.with_projection(only_ids).build()? {
+        for row in Row::all(&StructArray::from(batch?)) {
+            ids.push(row.text("id")?);
+        }
+    }
+    Ok(ids)
 }
 
 fn sample(row: Row<'_>) -> Result<Sample, DecodeError> {

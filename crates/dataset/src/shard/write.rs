@@ -26,7 +26,7 @@ use proto::dataset::v1::{
     Attribute, Conversation, Facts, GateResult, Image, Prompt, Provenance, Relation, Sample,
     Subject, Turn, WeightedText, image::Content,
 };
-use std::sync::Arc;
+use std::{io::Write, sync::Arc};
 
 /// Writes samples, in the order given, as one Parquet file.
 ///
@@ -38,6 +38,24 @@ pub(crate) fn encode(samples: &[Sample]) -> Result<Bytes, EncodeError> {
     if size_bytes >= i32::MAX as usize {
         return Err(EncodeError::TooLarge { size_bytes });
     }
+    let mut writer = writer(Vec::new())?;
+    writer.write(&batch(samples)?)?;
+    Ok(writer.into_inner()?.into())
+}
+
+/// A writer of files with the columns that samples have, any samples.
+pub(super) fn writer<W: Write + Send>(output: W) -> Result<ArrowWriter<W>, EncodeError> {
+    let schema = batch(&[])?.schema();
+    let note = schema.metadata().get(NOTE).cloned().unwrap_or_default();
+    Ok(ArrowWriter::try_new(
+        output,
+        schema,
+        Some(properties(note)?),
+    )?)
+}
+
+/// The columns of samples, with the note for `datasets` in their schema.
+pub(super) fn batch(samples: &[Sample]) -> Result<RecordBatch, EncodeError> {
     let rows: Vec<Row<'_>> = samples.iter().map(Row::new).collect();
     let (fields, arrays): (Vec<FieldRef>, Vec<_>) =
         sample_columns(&rows.iter().collect::<Vec<_>>())
@@ -45,19 +63,19 @@ pub(crate) fn encode(samples: &[Sample]) -> Result<Bytes, EncodeError> {
             .unzip();
     let schema = Schema::new(fields);
     let note = huggingface(&schema);
-    let schema = Arc::new(schema.with_metadata([("huggingface".to_owned(), note.clone())]));
-    let batch = RecordBatch::try_new(schema.clone(), arrays)?;
-    let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties(note)?))?;
-    writer.write(&batch)?;
-    Ok(writer.into_inner()?.into())
+    let schema = Arc::new(schema.with_metadata([(NOTE.to_owned(), note)]));
+    Ok(RecordBatch::try_new(schema, arrays)?)
 }
+
+/// Key of the note from which `datasets` takes its features.
+const NOTE: &str = "huggingface";
 
 /// Settings that decide the bytes. A change makes every shard another shard.
 fn properties(note: String) -> Result<WriterProperties, EncodeError> {
     let image_bytes = ColumnPath::from("images.list.element.bytes");
     Ok(WriterProperties::builder()
         .set_created_by(concat!("diptych dataset ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".to_owned(), note)]))
+        .set_key_value_metadata(Some(vec![KeyValue::new(NOTE.to_owned(), note)]))
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
         // Images are compressed already, never equal, and no one asks for the least of them.
         .set_column_compression(image_bytes.clone(), Compression::UNCOMPRESSED)
@@ -93,18 +111,23 @@ impl<'a> Row<'a> {
 
 /// Name of an image's file: its sample's id, numbered where there are several.
 pub(crate) fn image_file_name(sample: &Sample, index: usize) -> String {
-    let is_jpeg = sample
-        .images
-        .get(index)
-        .is_some_and(|image| image.media_type == "image/jpeg");
-    let extension = if is_jpeg { "jpg" } else { "png" };
+    let extension = sample.images.get(index).map_or("png", image_extension);
     match sample.images.len() {
         0 | 1 => format!("{}.{extension}", sample.id),
         _ => format!("{}-{index}.{extension}", sample.id),
     }
 }
 
-fn encoded_file(image: &Image) -> &[u8] {
+/// Extension of an image's file, without the dot.
+pub(crate) fn image_extension(image: &Image) -> &'static str {
+    match image.media_type.as_str() {
+        "image/jpeg" => "jpg",
+        _ => "png",
+    }
+}
+
+/// An image's bytes; the store gives every image with them.
+pub(crate) fn encoded_file(image: &Image) -> &[u8] {
     match &image.content {
         Some(Content::Data(data)) => data,
         Some(Content::Artefact(_)) | None => &[],
@@ -321,6 +344,6 @@ fn provenance_columns(origins: &[&Provenance]) -> Vec<Column> {
 }
 
 /// `QUESTION_KIND_YES_NO` is written `yes_no`.
-fn written(name: &str, prefix: &str) -> String {
+pub(crate) fn written(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_lowercase()
 }

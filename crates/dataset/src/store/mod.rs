@@ -22,14 +22,17 @@
 mod check;
 mod error;
 pub mod kill_point;
+mod lineage;
 mod location;
 mod manifest;
 mod reader;
 mod root;
+mod shuffle;
 mod writer;
 
 pub use check::fault;
 pub use error::Error;
+pub use lineage::{Located, LocatedView};
 pub use location::{Location, MalformedLocation};
 pub use manifest::{PartitionManifest, PartitionTally, ShardEntry, Statistics};
 pub use reader::Reader;

@@ -126,11 +126,26 @@ impl Reader {
         }
     }
 
+    /// The ids of one partition's samples, by slot.
+    pub(super) async fn ids_of(&self, manifest: &PartitionManifest) -> Result<Vec<String>, Error> {
+        self.read_rows(&manifest.shard, ShardFolder::Accepted, shard::ids)
+            .await
+    }
+
     async fn read_shard(
         &self,
         shard: &ShardEntry,
         folder: ShardFolder,
     ) -> Result<Vec<Sample>, Error> {
+        self.read_rows(shard, folder, shard::decode).await
+    }
+
+    async fn read_rows<T: Send + 'static>(
+        &self,
+        shard: &ShardEntry,
+        folder: ShardFolder,
+        rows: Rows<T>,
+    ) -> Result<Vec<T>, Error> {
         let path = shard.path(folder);
         let object = self.root.name_of(&path);
         let damaged = |reason: &str| {
@@ -142,8 +157,8 @@ impl Reader {
         let Some(file) = self.root.read(&path).await? else {
             return damaged("it is missing, though the manifest names it");
         };
-        let samples = match decode(file, shard.sha256.clone()).await {
-            Decoded::Samples(samples) => samples,
+        let samples = match decode(file, shard.sha256.clone(), rows).await {
+            Decoded::Rows(samples) => samples,
             Decoded::OtherContent => return damaged("its content is not what its name says"),
             Decoded::Failed(source) => return Err(Error::ShardFormat { object, source }),
             Decoded::Stopped => return Err(Error::ShardDecoder { object }),
@@ -155,8 +170,11 @@ impl Reader {
     }
 }
 
-enum Decoded {
-    Samples(Vec<Sample>),
+/// What is read of a shard's rows.
+type Rows<T> = fn(Bytes) -> Result<Vec<T>, shard::DecodeError>;
+
+enum Decoded<T> {
+    Rows(Vec<T>),
     OtherContent,
     Failed(shard::DecodeError),
     Stopped,
@@ -164,12 +182,12 @@ enum Decoded {
 
 /// Decodes away from the async threads. Its own task also holds what the Parquet
 /// decoder may do on a file made to break it: a panic there ends no service.
-async fn decode(file: Bytes, sha256: String) -> Decoded {
+async fn decode<T: Send + 'static>(file: Bytes, sha256: String, rows: Rows<T>) -> Decoded<T> {
     let work = tokio::task::spawn_blocking(move || {
         if sha256_hex(&file) != sha256 {
             return Decoded::OtherContent;
         }
-        shard::decode(file).map_or_else(Decoded::Failed, Decoded::Samples)
+        rows(file).map_or_else(Decoded::Failed, Decoded::Rows)
     });
     work.await.unwrap_or(Decoded::Stopped)
 }

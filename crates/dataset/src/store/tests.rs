@@ -426,3 +426,46 @@ async fn a_wrong_place_is_refused_with_a_sentence() {
             .starts_with("cannot write /proc/self/dataset.json")
     );
 }
+
+#[tokio::test]
+async fn a_shuffled_reading_gives_every_sample_once_in_an_order_that_the_seed_decides() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(&[("animal", 130), ("color", 70)]);
+    let reader = write(folder.path(), &plan).await;
+    let order = async |seed, length: usize| -> Vec<String> {
+        let length = std::num::NonZeroUsize::new(length).unwrap();
+        let samples = reader.shuffled(seed, length).map_ok(|sample| sample.id);
+        samples.try_collect().await.unwrap()
+    };
+    let plain = ids(&reader).await;
+    let shuffled = order(7, 50).await;
+    assert_eq!(shuffled, order(7, 50).await);
+    assert_ne!(shuffled, order(8, 50).await);
+    assert_ne!(shuffled, plain);
+    let sorted = |mut ids: Vec<String>| {
+        ids.sort();
+        ids
+    };
+    for length in [1, 50, 1000] {
+        assert_eq!(sorted(order(7, length).await), sorted(plain.clone()));
+    }
+}
+
+#[tokio::test]
+async fn a_sample_is_found_by_its_id_with_all_that_it_was_made_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let reader = write(folder.path(), &plan(&[("animal", 70), ("color", 3)])).await;
+    let wanted = sample("animal", 66);
+    let found = reader.locate(&wanted.id).await.unwrap().unwrap();
+    assert_eq!(
+        (found.partition.to_string().as_str(), found.row),
+        ("animal-00001", 2)
+    );
+    assert_eq!(found.sample, wanted);
+    let view = serde_json::to_value(found.view()).unwrap();
+    let prompt = &view["sample"]["prompts"][0];
+    assert_eq!(prompt["text"], "((fox)), beach, cartoon");
+    assert_eq!(prompt["provenance"]["seed"], u64::MAX);
+    assert_eq!(view["sample"]["attempt"], 1);
+    assert!(reader.locate("no such id").await.unwrap().is_none());
+}

@@ -36,8 +36,8 @@ pub fn leak(
     };
     let nearest = |pair: String| {
         let own = Signature::of(&pair);
-        let known = evaluation.iter().map(|known| own.similarity(known));
-        known.fold(0.0, f64::max)
+        let similarity = |known| own.as_ref().map_or(0.0, |own| own.similarity(known));
+        evaluation.iter().map(similarity).fold(0.0, f64::max)
     };
     let nearest = pairs(conversation).map(nearest).fold(0.0, f64::max);
     Some(not_too_near(

@@ -49,12 +49,16 @@ impl Held {
         traits.filter_map(|traits| traits.picture).collect()
     }
 
-    /// Highest similarity of a text with those of the same kind; 0 where there are none.
+    /// Highest similarity of a text with those of the same kind; 0 where there are none, and for a
+    /// text without a word.
     pub fn text_similarity(
         &self,
-        signature: &Signature,
+        signature: Option<&Signature>,
         kind: impl Fn(&Traits) -> Option<&Signature>,
     ) -> f64 {
+        let Some(signature) = signature else {
+            return 0.0;
+        };
         let known = self.samples.iter().filter_map(|(_, traits)| kind(traits));
         known
             .map(|known| signature.similarity(known))
@@ -92,25 +96,25 @@ mod tests {
             .id()
         };
         let mut held = Held::default();
-        let fox = Signature::of("a fox in the snow");
+        let fox = Signature::of("a fox in the snow").unwrap();
         let traits = || Traits {
             prompt: Some(fox.clone()),
             prompt_vector: Some(vec![0.6, 0.8]),
             ..Traits::default()
         };
         assert_eq!(
-            held.text_similarity(&fox, |traits| traits.prompt.as_ref()),
+            held.text_similarity(Some(&fox), |traits| traits.prompt.as_ref()),
             0.0
         );
         held.enter(id(0), traits());
         held.enter(id(1), Traits::default());
-        let similarity = held.text_similarity(&fox, |traits| traits.prompt.as_ref());
+        let similarity = held.text_similarity(Some(&fox), |traits| traits.prompt.as_ref());
         let cosine = held.cosine(&[1.0, 0.0], |traits| traits.prompt_vector.as_ref());
         assert_eq!(similarity, 1.0);
         assert!((cosine - 0.6).abs() < 1e-6);
         held.forget(id(0));
         assert_eq!(
-            held.text_similarity(&fox, |traits| traits.prompt.as_ref()),
+            held.text_similarity(Some(&fox), |traits| traits.prompt.as_ref()),
             0.0
         );
         assert_eq!(

@@ -42,7 +42,9 @@ impl Work<'_> {
         conversation: Conversation,
     ) -> Result<Option<Sample>> {
         let own = Signature::of(&dialogue::words(&conversation));
-        let judged = self.judge_dialogue(&draft, &conversation, &own).await?;
+        let judged = self
+            .judge_dialogue(&draft, &conversation, own.as_ref())
+            .await?;
         draft.gates.extend(judged);
         let whole = self.sample(draft.clone(), Some(conversation.clone()));
         if let Some(fault) = dataset::store::fault(&whole) {
@@ -54,7 +56,7 @@ impl Work<'_> {
             return Ok(None);
         }
         if let Some(traits) = self.held.of(draft.id) {
-            traits.dialogue = Some(own);
+            traits.dialogue = own;
         }
         Ok(Some(whole))
     }
@@ -63,7 +65,7 @@ impl Work<'_> {
         &self,
         draft: &Draft,
         conversation: &Conversation,
-        own: &Signature,
+        own: Option<&Signature>,
     ) -> Result<Vec<GateResult>> {
         let rules = &self.plan.gates;
         let similarity = self

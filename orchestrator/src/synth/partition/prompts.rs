@@ -93,14 +93,14 @@ impl Work<'_> {
             .extend(gates::prompt::form(rules, &draft.prompt));
         let own = Signature::of(&plain_text(&draft.prompt));
         let known = &self.held;
-        let similarity = known.text_similarity(&own, |traits| traits.prompt.as_ref());
+        let similarity = known.text_similarity(own.as_ref(), |traits| traits.prompt.as_ref());
         let cosine = vector
             .as_ref()
             .map(|vector| known.cosine(vector, |traits| traits.prompt_vector.as_ref()));
         let repetition = gates::prompt::repetition(rules, similarity, cosine);
         draft.gates.extend(repetition);
         Traits {
-            prompt: Some(own),
+            prompt: own,
             prompt_vector: vector,
             ..Traits::default()
         }

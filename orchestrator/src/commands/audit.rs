@@ -1,0 +1,171 @@
+//! `diptych audit`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use dataset::{
+    audit::{Defect, EvaluationSets, Report, Source, audit},
+    store::{LocatedView, Location},
+};
+use serde::Serialize;
+
+use super::{BadInput, Session, open_dataset};
+use crate::{cli::AuditArgs, files, progress::Progress, report};
+
+pub(super) async fn execute(args: AuditArgs, session: &Session) -> Result<()> {
+    if let Some(id) = &args.sample {
+        return sample(&args.data, id, session).await;
+    }
+    let bounds = bounds(&args.fail_on).map_err(|error| error.context(BadInput))?;
+    let (source, evaluation) = open(&args, session).map_err(|error| error.context(BadInput))?;
+    let progress = Progress::start("audit", 0);
+    let mut watch = |done| progress.set(done, 0, "samples");
+    let found = audit(&source, evaluation, &mut watch).await;
+    let found = found.map_err(|error| anyhow::Error::from(error).context(BadInput))?;
+    progress.finish(&format!("{} samples", found.samples));
+    if let Some(out) = &args.out {
+        let page = report::render_audit(&args.data.display().to_string(), &found);
+        files::write(out, page.as_bytes())?;
+    }
+    session.say(&found, &table(&found))?;
+    hold(&found, &bounds)
+}
+
+fn open(args: &AuditArgs, session: &Session) -> Result<(Source, EvaluationSets)> {
+    let mut evaluation = EvaluationSets::default();
+    for name in &args.against {
+        evaluation.add_folder(name, &session.assets.benchmark(name))?;
+    }
+    Ok((
+        Source::at(&args.data, args.image_folder.clone())?,
+        evaluation,
+    ))
+}
+
+/// `DEFECT=SHARE` of `--fail-on`.
+fn bounds(given: &[String]) -> Result<Vec<(&'static str, f64)>> {
+    let parse = |text: &String| {
+        let (name, share) = text
+            .split_once('=')
+            .with_context(|| format!("--fail-on {text}: DEFECT=SHARE is expected"))?;
+        let defect = Defect::ALL.iter().find(|defect| defect.name() == name);
+        let Some(defect) = defect else {
+            let names: Vec<&str> = Defect::ALL.iter().map(|defect| defect.name()).collect();
+            bail!(
+                "--fail-on names no defect `{name}`; there are {}",
+                names.join(", ")
+            );
+        };
+        let share: f64 = share
+            .parse()
+            .with_context(|| format!("--fail-on {text}: `{share}` is no share"))?;
+        ensure!(
+            (0.0..=1.0).contains(&share),
+            "--fail-on {text}: a share lies in 0..=1"
+        );
+        Ok((defect.name(), share))
+    };
+    given.iter().map(parse).collect()
+}
+
+/// Fails where a defect has more than its share.
+fn hold(found: &Report, bounds: &[(&str, f64)]) -> Result<()> {
+    let is_over = |name: &str, share: f64| {
+        let mut findings = found.findings.iter();
+        findings.any(|finding| finding.defect == name && finding.share > share)
+    };
+    let over: Vec<String> = bounds
+        .iter()
+        .filter(|(name, share)| is_over(name, *share))
+        .map(|(name, share)| format!("{name} is over {share}"))
+        .collect();
+    ensure!(over.is_empty(), "the audit failed: {}", over.join(", "));
+    Ok(())
+}
+
+fn table(found: &Report) -> String {
+    let mut lines = vec![
+        format!(
+            "{} samples, {} prompts, {} pictures ({})",
+            found.samples, found.prompts, found.pictures, found.kind
+        ),
+        String::new(),
+        format!("{:<24} {:>9} {:>8}  examples", "defect", "count", "share"),
+    ];
+    for finding in found.findings.iter().filter(|finding| finding.count > 0) {
+        let value = match finding.value.as_str() {
+            "" => String::new(),
+            value => format!("“{value}” "),
+        };
+        lines.push(format!(
+            "{:<24} {:>9} {:>7.2}%  {value}{}",
+            finding.defect,
+            finding.count,
+            100.0 * finding.share,
+            finding.examples.join(", ")
+        ));
+    }
+    if lines.len() == 3 {
+        lines.push("none".to_owned());
+    }
+    lines.extend(
+        found
+            .not_checked
+            .iter()
+            .map(|what| format!("not checked: {what}")),
+    );
+    lines.join("\n")
+}
+
+/// A sample's record and the training runs beside the dataset that read it.
+#[derive(Serialize)]
+struct Lineage<'a> {
+    #[serde(flatten)]
+    found: LocatedView<'a>,
+    manifest_sha256: String,
+    used_by: Vec<String>,
+}
+
+async fn sample(folder: &Path, id: &str, session: &Session) -> Result<()> {
+    let reader = open_dataset(&Location::from(folder)).await?;
+    let Some(found) = reader.locate(id).await? else {
+        let error = anyhow::anyhow!("{} has no sample `{id}`", folder.display());
+        return Err(error.context(BadInput));
+    };
+    let lineage = Lineage {
+        found: found.view(),
+        manifest_sha256: reader.manifest_sha256(),
+        used_by: runs_beside(folder),
+    };
+    session.say(&lineage, &serde_json::to_string_pretty(&lineage)?)
+}
+
+/// Runs of `diptych run` and `diptych train` that lie beside a dataset, in `train/`, and whose plan
+/// names it as a source of data.
+fn runs_beside(dataset: &Path) -> Vec<String> {
+    let Ok(dataset) = dataset.canonicalize() else {
+        return Vec::new();
+    };
+    let train = dataset.parent().unwrap_or(Path::new(".")).join("train");
+    let entries = std::fs::read_dir(train).into_iter().flatten().flatten();
+    let mut runs: Vec<String> = entries
+        .map(|entry| entry.path())
+        .filter(|run| reads(&run.join("plan.json"), &dataset))
+        .map(|run| run.display().to_string())
+        .collect();
+    runs.sort();
+    runs
+}
+
+/// Whether a training plan names a dataset.
+fn reads(plan: &Path, dataset: &Path) -> bool {
+    let plan: Option<serde_json::Value> = files::read_json(plan).ok().flatten();
+    let list =
+        |value: &serde_json::Value, name: &str| value[name].as_array().cloned().unwrap_or_default();
+    let stages = plan.iter().flat_map(|plan| list(plan, "stages"));
+    let mut sources = stages.flat_map(|stage| list(&stage, "sources"));
+    sources.any(|source| {
+        let named = source["location"]["Dataset"].as_str().map(PathBuf::from);
+        named.is_some_and(|named| named.canonicalize().is_ok_and(|named| named == dataset))
+    })
+}
