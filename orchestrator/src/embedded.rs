@@ -4,10 +4,10 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context as _, Result};
-use runtime::{
-    Handle, Listener, Telemetry,
-    options::{ArtefactOptions, ListenOptions},
-};
+#[cfg(feature = "embedded")]
+use runtime::options::ArtefactOptions;
+use runtime::{Handle, Listener, Telemetry, options::ListenOptions};
+#[cfg(feature = "embedded")]
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -237,6 +237,7 @@ async fn start(
     _global: &Global,
     _assets: &Assets,
     _needs: &Needs,
+    _bytes: usize,
 ) -> Result<Handle> {
     anyhow::bail!("this build links no services; pass --endpoints {name}=URL")
 }

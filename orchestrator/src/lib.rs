@@ -9,6 +9,7 @@ pub mod assets;
 mod bad_input;
 pub mod cli;
 mod commands;
+pub mod conformance;
 mod embedded;
 pub mod experiment;
 mod files;

@@ -1,6 +1,7 @@
 //! One file per command; what they share is how they start and how they end.
 
 mod chat;
+mod conformance;
 mod doctor;
 mod eval;
 mod export;
@@ -107,6 +108,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Generate(args) => generate::execute(args, session).await,
         Command::Chat(args) => chat::execute(args, session).await,
         Command::Doctor => doctor::execute(session).await,
+        Command::Conformance(args) => conformance::execute(args, session).await,
     }
 }
 
@@ -123,6 +125,7 @@ impl Command {
             Self::Generate(_) => "diptych generate",
             Self::Chat(_) => "diptych chat",
             Self::Doctor => "diptych doctor",
+            Self::Conformance(_) => "diptych conformance",
         }
     }
 }
