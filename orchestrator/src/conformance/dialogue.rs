@@ -175,15 +175,6 @@ impl Stage {
             ),
             (
                 Refusal::invalid(
-                    "too_many_items",
-                    "A request with more items than the capabilities allow",
-                    "items",
-                )
-                .advised(),
-                self.asking(1, most + 1),
-            ),
-            (
-                Refusal::invalid(
                     "repeated_id",
                     "A request that names an id twice",
                     "items.sample_id",
@@ -229,6 +220,9 @@ impl Stage {
         for (refusal, request) in cases {
             ledger.refused(refusal, self.ask(request)).await;
         }
+        let many = self.asking(1, most + 1);
+        let refusal = Refusal::too_many_items().advised();
+        ledger.bounded(refusal, most, self.ask(many)).await;
     }
 
     async fn seeds(&self, ledger: &mut Ledger) {

@@ -319,6 +319,8 @@ fn trials(folder: &Path, model: Option<String>) -> Result<Trials<pb::EvaluationS
             resample_count: 100,
             seed: 1,
             output: Some(place(output)?),
+            // Its one picture cannot change places with another.
+            skip_shuffled: true,
             ..pb::EvaluationSpec::default()
         })
     };

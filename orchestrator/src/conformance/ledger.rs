@@ -146,6 +146,12 @@ impl Refusal {
         Self::with(Code::InvalidArgument, rule, what, field)
     }
 
+    /// Must be refused, where the capabilities name a bound.
+    pub(super) fn too_many_items() -> Self {
+        let what = "A request with more items than the capabilities allow";
+        Self::invalid("too_many_items", what, "items")
+    }
+
     /// Must be refused with NOT_FOUND.
     pub(super) fn not_found(rule: impl Into<String>, what: &'static str) -> Self {
         Self::with(Code::NotFound, rule, what, "")
@@ -256,6 +262,22 @@ impl Ledger {
             Some(true) => self.named.push(refusal.rule),
             Some(false) => self.unnamed.push(refusal.rule),
             None => {}
+        }
+    }
+
+    /// Sends one item more than the `most` that the endpoint says it takes.
+    pub(super) async fn bounded<T>(
+        &mut self,
+        refusal: Refusal,
+        most: usize,
+        call: impl Future<Output = Result<T, Status>>,
+    ) {
+        match most {
+            0 => {
+                let why = Miss::not_judged("the capabilities name no bound");
+                self.note(refusal.rule(), Err(why));
+            }
+            _ => self.refused(refusal, call).await,
         }
     }
 

@@ -225,14 +225,6 @@ impl Stage {
             ),
             (
                 Refusal::invalid(
-                    "too_many_items",
-                    "A request with more items than the capabilities allow",
-                    "items",
-                ),
-                many,
-            ),
-            (
-                Refusal::invalid(
                     "malformed_id",
                     "An id that is not 32 lower-case hexadecimal digits",
                     "items.sample_id",
@@ -255,5 +247,8 @@ impl Stage {
         for (refusal, request) in cases {
             ledger.refused(refusal, self.ask(request)).await;
         }
+        ledger
+            .bounded(Refusal::too_many_items(), most, self.ask(many))
+            .await;
     }
 }

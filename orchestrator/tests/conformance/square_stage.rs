@@ -113,8 +113,8 @@ impl Stage {
         self.fault == fault
     }
 
-    fn refuse_if(&self, wrong: bool, field: &str, excuse: Fault) -> Result<(), Status> {
-        if !wrong || self.has(excuse) {
+    fn refuse_if(&self, wrong: bool, field: &str, excuse: Option<Fault>) -> Result<(), Status> {
+        if !wrong || excuse.is_some_and(|excuse| self.has(excuse)) {
             return Ok(());
         }
         let named = !self.has(Fault::NamesNoField);
@@ -129,15 +129,15 @@ impl Stage {
             return Err(respond(&Refused(Kind::NotFound)));
         }
         let items = &request.items;
-        self.refuse_if(items.is_empty(), "items", Fault::TakesNoItem)?;
-        self.refuse_if(items.len() > MAX_ITEMS, "items", Fault::TakesTooMany)?;
+        self.refuse_if(items.is_empty(), "items", Some(Fault::TakesNoItem))?;
+        self.refuse_if(items.len() > MAX_ITEMS, "items", Some(Fault::TakesTooMany))?;
         let mut seen = HashSet::new();
         for item in items {
             let (id, sound) = ("items[0].sample_id", item.sample_id.len() == 32);
-            self.refuse_if(!sound, id, Fault::TakesAnyId)?;
+            self.refuse_if(!sound, id, Some(Fault::TakesAnyId))?;
             let is_new = seen.insert(&item.sample_id);
-            self.refuse_if(!is_new, id, Fault::TakesRepeatedIds)?;
-            self.refuse_if(item.strength != 0.0, "items[0].strength", Fault::None)?;
+            self.refuse_if(!is_new, id, Some(Fault::TakesRepeatedIds))?;
+            self.refuse_if(item.strength != 0.0, "items[0].strength", None)?;
         }
         let settings = request.settings.unwrap_or_default();
         let SamplingSettings {
@@ -146,21 +146,21 @@ impl Stage {
             ..
         } = settings;
         let fits = |side: u32| side <= 4 * SIDE_PX && side % MULTIPLE_PX == 0;
-        self.refuse_if(!fits(width_px), "settings.width_px", Fault::TakesAnyWidth)?;
-        self.refuse_if(!fits(height_px), "settings.height_px", Fault::TakesAnyWidth)?;
         self.refuse_if(
-            settings.step_count > 1000,
-            "settings.step_count",
-            Fault::None,
+            !fits(width_px),
+            "settings.width_px",
+            Some(Fault::TakesAnyWidth),
         )?;
+        self.refuse_if(
+            !fits(height_px),
+            "settings.height_px",
+            Some(Fault::TakesAnyWidth),
+        )?;
+        self.refuse_if(settings.step_count > 1000, "settings.step_count", None)?;
         let guidance = settings.guidance_scale.unwrap_or_default();
-        self.refuse_if(guidance > 100.0, "settings.guidance_scale", Fault::None)?;
-        self.refuse_if(settings.scheduler > 11, "settings.scheduler", Fault::None)?;
-        self.refuse_if(
-            settings.prompt_syntax > 2,
-            "settings.prompt_syntax",
-            Fault::None,
-        )?;
+        self.refuse_if(guidance > 100.0, "settings.guidance_scale", None)?;
+        self.refuse_if(settings.scheduler > 11, "settings.scheduler", None)?;
+        self.refuse_if(settings.prompt_syntax > 2, "settings.prompt_syntax", None)?;
         Ok(settings)
     }
 
@@ -336,8 +336,12 @@ impl DiffusionService for Stage {
             page_size,
             page_token,
         } = request.into_inner();
-        self.refuse_if(!page_token.is_empty(), "page_token", Fault::TakesAnyToken)?;
-        self.refuse_if(page_size > 100, "page_size", Fault::None)?;
+        self.refuse_if(
+            !page_token.is_empty(),
+            "page_token",
+            Some(Fault::TakesAnyToken),
+        )?;
+        self.refuse_if(page_size > 100, "page_size", None)?;
         let model = DiffusionModel {
             info: Some(info()),
             default_width_px: SIDE_PX,

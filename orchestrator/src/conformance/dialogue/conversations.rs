@@ -39,10 +39,11 @@ impl Stage {
                 written
                     .iter()
                     .try_for_each(|conversation| alternates(&conversation.turns))?;
-                let first = written
-                    .first()
-                    .and_then(|conversation| conversation.turns.first());
-                Ok(format!("{:?} …", first.map(|turn| &turn.text)))
+                let turns = written
+                    .into_iter()
+                    .flat_map(|conversation| conversation.turns);
+                let first = turns.into_iter().next().unwrap_or_default();
+                Ok(format!("{:?} …", first.text))
             })
             .await;
         let rule = Rule::must(

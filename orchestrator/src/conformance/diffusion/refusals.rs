@@ -32,14 +32,6 @@ impl Stage {
             ),
             (
                 refused(
-                    "too_many_items",
-                    "A request with more items than the capabilities allow",
-                    "items",
-                ),
-                many,
-            ),
-            (
-                refused(
                     "repeated_id",
                     "A request that names an id twice",
                     "items.sample_id",
@@ -115,6 +107,9 @@ impl Stage {
         for (refusal, request) in cases {
             ledger.refused(refusal, self.ask(request)).await;
         }
+        ledger
+            .bounded(Refusal::too_many_items(), most, self.ask(many))
+            .await;
         let refusal = refused(
             "size_multiple",
             "A width that is no multiple of the model's",

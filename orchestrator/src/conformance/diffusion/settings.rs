@@ -37,12 +37,8 @@ impl Stage {
     }
 
     async fn sized(&self) -> Seen {
-        let model = self
-            .list(0, String::new())
-            .await?
-            .into_iter()
-            .next()
-            .unwrap_or_default();
+        let model = self.list(0, String::new()).await?.into_iter().next();
+        let model = model.ok_or_else(|| Miss::not_judged("no model is listed"))?;
         let width_px = model.default_width_px;
         let height_px = model.default_height_px + model.size_multiple_px;
         let mut request = asking(vec![item(20, 0, 1)]);

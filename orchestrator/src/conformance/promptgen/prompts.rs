@@ -93,7 +93,8 @@ impl Stage {
                 format!("{:?} with {subjects} subjects", prompt.text),
             )?;
         }
-        Ok(format!("{:?}", prompts.first().map(|prompt| &prompt.text)))
+        let first = prompts.into_iter().next().unwrap_or_default();
+        Ok(format!("{:?} …", first.text))
     }
 
     async fn syntaxes(&self) -> Seen {
