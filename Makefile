@@ -7,7 +7,7 @@ RUNS ?= runs
 VENV ?= $(CARGO_TARGET_DIR)/python
 PYTHON := $(VENV)/bin/python
 
-.PHONY: build demo experiment test lint tools faults throughput
+.PHONY: build demo experiment test lint tools faults throughput foreign-stage
 
 build:
 	cargo build --release --bins
@@ -25,6 +25,10 @@ test: tools lint
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+# The diffusers library as the diffusion stage; downloads torch into a folder outside of the tree.
+foreign-stage: build
+	scripts/foreign_stage.sh $(DIPTYCH)
 
 tools:
 	scripts/install-tools.sh

@@ -8,7 +8,7 @@ use runtime::options::{
     ArtefactOptions, CacheOptions, ClientOptions, ListenOptions, TelemetryOptions,
 };
 
-use crate::{recipe::PromptSyntax, synth::Budget};
+use crate::{conformance::Subject, recipe::PromptSyntax, synth::Budget};
 
 /// Makes image–dialogue pairs and shows what they are worth.
 #[derive(Debug, Parser)]
@@ -32,7 +32,8 @@ pub struct Global {
     #[arg(long, global = true, env = "DIPTYCH_ASSETS", value_name = "DIR")]
     pub assets: Option<PathBuf>,
     /// Services to use, as name=URL: `--endpoints diffusion=http://host:50052`. Services that
-    /// are not named are started in this process.
+    /// are not named are started in this process. Images are scored at `scoring`; without it at
+    /// `diffusion`, where that offers it, else in this process.
     #[arg(
         long,
         global = true,
@@ -110,6 +111,29 @@ pub enum Command {
     /// Say what works and what to do about the rest
     #[command(after_help = "Example:\n  diptych doctor")]
     Doctor,
+    /// Hold a service of anybody's making against its contract, rule by rule
+    #[command(
+        after_help = "Examples:\n  diptych conformance --service diffusion --endpoint http://127.0.0.1:9000\n  diptych conformance --service trainer --endpoint http://127.0.0.1:50054 --folder runs\n\nExit code 0: every MUST that could be judged holds; 1: one is broken; 2: nobody is there. A broken SHOULD is told, and fails nothing."
+    )]
+    Conformance(ConformanceArgs),
+}
+
+/// Arguments of `conformance`.
+#[derive(Debug, Args)]
+pub struct ConformanceArgs {
+    /// Whose contract it is.
+    #[arg(long, value_enum, value_name = "S")]
+    pub service: Subject,
+    /// Where the service listens.
+    #[arg(long, value_name = "URL")]
+    pub endpoint: String,
+    /// Longest time that one rule may take, in seconds.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+    /// Folder of this machine that a trainer or an evaluator may read and write (under one of its
+    /// roots), for jobs on small files; they are deleted afterwards.
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
 }
 
 /// Arguments of `up`.

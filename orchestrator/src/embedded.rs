@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
 use futures::{FutureExt as _, future};
-use runtime::{
-    Handle, Listener, Telemetry,
-    options::{ArtefactOptions, ListenOptions},
-};
+#[cfg(feature = "embedded")]
+use runtime::options::ArtefactOptions;
+use runtime::{Handle, Listener, Telemetry, options::ListenOptions};
+#[cfg(feature = "embedded")]
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -250,6 +250,7 @@ async fn start(
     _global: &Global,
     _assets: &Assets,
     _needs: &Needs,
+    _bytes: usize,
 ) -> Result<Handle> {
     anyhow::bail!("this build links no services; pass --endpoints {name}=URL")
 }

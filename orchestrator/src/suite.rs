@@ -32,6 +32,7 @@ use crate::{
     bad_input::{BadInput, complaint},
     cli::Global,
     embedded::Embedded,
+    scoring::{SCORING, Scoring},
 };
 
 /// The five services.
@@ -85,7 +86,7 @@ impl FromStr for ServiceName {
         found.with_context(|| {
             let known: Vec<&str> = Self::ALL.iter().map(|name| name.as_str()).collect();
             format!(
-                "no service is called `{text}`; there are {}",
+                "no service is called `{text}`; there are {} and {SCORING}",
                 known.join(", ")
             )
         })
@@ -101,6 +102,8 @@ pub struct Needs {
     pub artefact_roots: Vec<PathBuf>,
     /// Image model to serve in this process, by name or folder; empty for the default.
     pub image_model: String,
+    /// Whether it scores images, beside what `services` names.
+    pub scoring: bool,
 }
 
 impl Needs {
@@ -110,6 +113,7 @@ impl Needs {
             services: services.to_vec(),
             artefact_roots: Vec::new(),
             image_model: String::new(),
+            scoring: false,
         }
     }
 }
@@ -133,6 +137,8 @@ pub struct Suite {
     pub eval: EvalServiceClient<Channel>,
     channels: BTreeMap<ServiceName, Channel>,
     embedded: Embedded,
+    /// Scores images in this process where the diffusion endpoint does not.
+    scoring_host: Embedded,
 }
 
 /// Messages up to this size are read and sent; an image is under 4 MiB, a request holds several.
@@ -185,7 +191,13 @@ impl Suite {
             }
             channels.insert(name, channel);
         }
-        Ok(Self::over(channels, embedded))
+        let diffusion = channels[&ServiceName::Diffusion].clone();
+        let is_foreign = remote.contains(&ServiceName::Diffusion);
+        let scoring = match needs.scoring {
+            true => Scoring::open(global, assets, telemetry, diffusion, is_foreign).await?,
+            false => Scoring::beside(diffusion),
+        };
+        Ok(Self::over(channels, embedded, scoring))
     }
 
     /// What a service says it can do.
@@ -196,10 +208,17 @@ impl Suite {
         capabilities(name, self.channels[&name].clone()).await
     }
 
-    fn over(channels: BTreeMap<ServiceName, Channel>, embedded: Embedded) -> Self {
+    fn over(
+        channels: BTreeMap<ServiceName, Channel>,
+        embedded: Embedded,
+        scoring: Scoring,
+    ) -> Self {
         macro_rules! client {
             ($client:ident, $name:ident) => {
-                $client::new(channels[&ServiceName::$name].clone())
+                client!($client, over channels[&ServiceName::$name].clone())
+            };
+            ($client:ident, over $channel:expr) => {
+                $client::new($channel)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES)
             };
@@ -208,12 +227,13 @@ impl Suite {
             promptgen: client!(PromptgenServiceClient, Promptgen),
             embedding: client!(TextEmbeddingServiceClient, Promptgen),
             diffusion: client!(DiffusionServiceClient, Diffusion),
-            scoring: client!(ImageScoringServiceClient, Diffusion),
+            scoring: client!(ImageScoringServiceClient, over scoring.channel),
             dialogue: client!(DialogueServiceClient, Dialogue),
             trainer: client!(TrainerServiceClient, Trainer),
             eval: client!(EvalServiceClient, Eval),
             channels,
             embedded,
+            scoring_host: scoring.host,
         }
     }
 
@@ -227,7 +247,8 @@ impl Suite {
     /// # Errors
     /// A service that ended with an error.
     pub async fn close(self) -> Result<()> {
-        self.embedded.close().await
+        let closed = self.scoring_host.close().await;
+        self.embedded.close().await.and(closed)
     }
 }
 
@@ -287,7 +308,7 @@ async fn once_loaded<T>(call: impl AsyncFn() -> Result<T, Status>) -> Result<T, 
     }
 }
 
-/// Reads `--endpoints`.
+/// Reads `--endpoints`, but for the scoring's.
 pub(crate) fn parse_endpoints(given: &[String]) -> Result<BTreeMap<ServiceName, String>> {
     let mut endpoints = BTreeMap::new();
     for entry in given.iter().filter(|entry| !entry.is_empty()) {
@@ -296,7 +317,9 @@ pub(crate) fn parse_endpoints(given: &[String]) -> Result<BTreeMap<ServiceName, 
                 "--endpoints wants name=URL, such as diffusion=http://127.0.0.1:50052, not `{entry}`"
             );
         };
-        endpoints.insert(name.trim().parse()?, url.trim().to_owned());
+        if name.trim() != SCORING {
+            endpoints.insert(name.trim().parse()?, url.trim().to_owned());
+        }
     }
     Ok(endpoints)
 }
@@ -313,6 +336,8 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(good[&ServiceName::Diffusion], "http://h:1");
+        let apart = ["scoring=http://h:3".to_owned()];
+        assert!(parse_endpoints(&apart).unwrap().is_empty());
         let error = parse_endpoints(&["difusion=http://h:1".to_owned()])
             .unwrap_err()
             .to_string();

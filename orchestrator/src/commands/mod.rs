@@ -2,6 +2,7 @@
 
 mod audit;
 mod chat;
+mod conformance;
 mod doctor;
 mod eval;
 mod export;
@@ -122,6 +123,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Generate(args) => generate::execute(args, session).await,
         Command::Chat(args) => chat::execute(args, session).await,
         Command::Doctor => doctor::execute(session).await,
+        Command::Conformance(args) => conformance::execute(args, session).await,
     }
 }
 
@@ -141,6 +143,7 @@ impl Command {
             Self::Generate(_) => "diptych generate",
             Self::Chat(_) => "diptych chat",
             Self::Doctor => "diptych doctor",
+            Self::Conformance(_) => "diptych conformance",
         }
     }
 }

@@ -35,6 +35,7 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     }
     let needs = Needs {
         image_model: recipe.synth.image.model.clone(),
+        scoring: true,
         ..Needs::services(&[
             ServiceName::Promptgen,
             ServiceName::Diffusion,

@@ -8,6 +8,7 @@ use std::{
 
 use runtime::artefact::{self, Roots};
 use runtime::options::NamedFolder;
+use runtime::{Kind, ServiceError as _};
 
 use crate::{
     benchmark::Benchmark,
@@ -143,7 +144,7 @@ impl Places {
                 ));
             }
             Err(artefact::Error::Missing { .. }) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(no_output(error)),
         }
         // Not there yet: its nearest folder that is must lie under a root, links followed.
         let uri = output.uri.trim_end_matches('/');
@@ -151,10 +152,9 @@ impl Places {
         let is_plain =
             !name.is_empty() && !matches!(name, "." | "..") && !name.contains(['%', '\\']);
         if !is_plain {
-            return Err(artefact::Error::Uri {
+            return Err(no_output(artefact::Error::Uri {
                 uri: output.uri.clone(),
-            }
-            .into());
+            }));
         }
         let parent = Artefact {
             uri: parent.to_owned(),
@@ -168,6 +168,14 @@ impl Places {
             }
             _ => Ok(path),
         }
+    }
+}
+
+/// A place that no output can have, under the name of the field that asks for it.
+fn no_output(error: artefact::Error) -> Error {
+    match error.kind() {
+        Kind::InvalidArgument(_) => Error::invalid("spec.output", error.to_string()),
+        _ => error.into(),
     }
 }
 
