@@ -31,6 +31,7 @@ pub(super) async fn execute(args: PlanArgs, session: &Session) -> Result<()> {
         services,
         artefact_roots: roots.into_iter().chain(inputs).collect(),
         image_model: recipe.synth.image.model.clone(),
+        scoring: true,
     };
     let suite = session.open(&needs).await?;
     let progress = Progress::start("probe", 0);
