@@ -139,6 +139,37 @@ fn listening_beyond_this_machine_without_tls_is_refused() {
     refused(&output, 1, &["--insecure", "TLS"]);
 }
 
+#[test]
+fn data_that_cannot_be_audited_imported_or_exported_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let json = folder.path().join("data.json");
+    let record = r#"[{"id": "r", "image": "gone.png", "conversations": [
+        {"from": "human", "value": "<image> What?"}, {"from": "gpt", "value": "A fox."}]}]"#;
+    fs::write(&json, record).unwrap();
+    let import = ["import", "--format", "llava", "--in"];
+    let output = diptych(|command| command.args(import).arg(&json).arg("--out").arg(&out));
+    refused(&output, 2, &["record 0", "data.json", "gone.png"]);
+    assert!(!out.exists());
+    let output = diptych(|command| command.args(["audit", "no/such/data.json"]));
+    refused(&output, 2, &["no/such/data.json"]);
+    let against = ["--against", "no/such/set"];
+    let output = diptych(|command| command.arg("audit").arg(&json).args(against));
+    refused(&output, 2, &["no/such/set"]);
+    let bound = ["--fail-on", "missing_picture=0.5"];
+    let output = diptych(|command| command.arg("audit").arg(&json).args(bound));
+    assert_eq!(output.status.code(), Some(1));
+    let export = ["--format", "hf", "--out"];
+    let output = diptych(|command| {
+        command
+            .arg("export")
+            .arg(folder.path())
+            .args(export)
+            .arg(&out)
+    });
+    refused(&output, 2, &["is not a dataset"]);
+}
+
 fn generate_with(model: &Path, folder: &Path) -> Output {
     let out = folder.join("never.png");
     let output = diptych(|command| {

@@ -61,6 +61,7 @@ fn findings(findings: &[Finding]) -> String {
             value => format!(" “{}”", text(value)),
         };
         let badge = match finding.count {
+            0 if finding.of == 0 => "<span class=\"badge unchecked\">not checked</span>".to_owned(),
             0 => "<span class=\"nothing\">0</span>".to_owned(),
             n => format!("<span class=\"badge rejected\">{}</span>", count(n)),
         };
@@ -71,16 +72,19 @@ fn findings(findings: &[Finding]) -> String {
                 text(finding.meaning)
             ),
             badge,
-            format!(
-                "{:.2}\u{202f}% of {}",
-                100.0 * finding.share,
-                count(finding.of)
-            ),
+            share(finding),
             text(&finding.examples.join(", ")).to_string(),
         ]
     };
     let rows: Vec<Vec<String>> = findings.iter().map(row).collect();
     table("Defects that were looked for", &head, &rows)
+}
+
+fn share(finding: &Finding) -> String {
+    match finding.of {
+        0 => "–".to_owned(),
+        of => format!("{:.2}\u{202f}% of {}", 100.0 * finding.share, count(of)),
+    }
 }
 
 fn abilities(report: &Report) -> String {

@@ -8,6 +8,7 @@
 
 mod defect;
 mod evaluation;
+mod report;
 mod row;
 mod seen;
 mod source;
@@ -15,6 +16,7 @@ mod words;
 
 pub use defect::{Defect, Unit};
 pub use evaluation::{EvaluationError, EvaluationSets};
+pub use report::{Counts, Distribution, Finding, Report};
 pub use row::{Row, RowPicture, RowPrompt};
 pub use source::{Error, Source, audit};
 pub use words::least_clip_tokens;
@@ -22,7 +24,6 @@ pub use words::least_clip_tokens;
 use crate::{image_hash::ImageHash, minhash::NearTexts};
 use image::{ImageReader, Limits, RgbImage};
 use seen::{NearPictures, Seen, Tally, key};
-use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Cursor,
@@ -40,74 +41,6 @@ const CLIP_TOKENS: usize = 77;
 const TOP_COUNT: usize = 10;
 /// Memory that decoding a picture may take, in bytes.
 const MAX_DECODER_BYTES: u64 = 512 << 20;
-
-/// What was found.
-#[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// What was audited: `dataset`, `llava` or `stablellava`.
-    pub kind: String,
-    /// Samples.
-    pub samples: u64,
-    /// Prompts.
-    pub prompts: u64,
-    /// Pictures that are there.
-    pub pictures: u64,
-    /// Counts per ability.
-    pub abilities: BTreeMap<String, Counts>,
-    /// Every defect that was looked for, those that were not found with a count of 0.
-    pub findings: Vec<Finding>,
-    /// What was not looked for, and why.
-    pub not_checked: Vec<String>,
-    /// How values are spread.
-    pub distributions: Vec<Distribution>,
-}
-
-/// One defect, and for a dominant value which one.
-#[derive(Debug, Clone, Serialize)]
-pub struct Finding {
-    /// Name of the defect.
-    pub defect: &'static str,
-    /// What it means.
-    pub meaning: &'static str,
-    /// Style, keyword or subject that dominates; empty for other defects.
-    pub value: String,
-    /// How often it was found.
-    pub count: u64,
-    /// Among how many.
-    pub of: u64,
-    /// What these are.
-    pub unit: Unit,
-    /// `count / of`; 0 of none.
-    pub share: f64,
-    /// A few samples that have it.
-    pub examples: Vec<String>,
-}
-
-/// Counts of an ability.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Counts {
-    /// Samples.
-    pub samples: u64,
-    /// Different prompts.
-    pub unique_prompts: u64,
-    /// Different pairs of prompt and answers.
-    pub unique_pairs: u64,
-    /// Different subjects.
-    pub unique_subjects: u64,
-    /// Words of its answers, on average.
-    pub mean_answer_words: f64,
-}
-
-/// How often the most frequent values came.
-#[derive(Debug, Clone, Serialize)]
-pub struct Distribution {
-    /// What is counted: `style`, `keyword`, `question`, or `subject of ABILITY`.
-    pub of: String,
-    /// Different values, as far as they were counted apart.
-    pub distinct: u64,
-    /// The most frequent ones.
-    pub top: Vec<(String, u64)>,
-}
 
 #[derive(Debug, Default)]
 struct Found {
@@ -355,7 +288,11 @@ impl Auditor {
         let distributions = self.distributions();
         let mut findings = Vec::new();
         for defect in Defect::ALL {
-            let among = of(defect.unit());
+            let among = if self.is_checked(defect) {
+                of(defect.unit())
+            } else {
+                0
+            };
             match self.dominant(defect, among) {
                 Some(dominant) => findings.extend(dominant),
                 None => {
@@ -377,6 +314,18 @@ impl Auditor {
             findings,
             not_checked,
             distributions,
+        }
+    }
+
+    /// Whether there was something to hold samples against: what is not checked is not passed.
+    fn is_checked(&self, defect: Defect) -> bool {
+        match defect {
+            Defect::LeakedPrompt
+            | Defect::LeakedText
+            | Defect::LeakedPicture
+            | Defect::NearLeakedPicture => !self.evaluation.names().is_empty(),
+            Defect::DominantStyle => self.styles.distinct() > 0,
+            _ => true,
         }
     }
 
