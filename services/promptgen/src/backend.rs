@@ -1,18 +1,35 @@
 //! Who writes the prompts.
 
+pub(crate) mod author;
 pub(crate) mod grammar;
 
 use crate::{
     error::Error,
     request::{Item, Wanted},
 };
-use proto::dataset::v1::Prompt;
+use proto::dataset::v1::{ModelInfo, Prompt};
 
 /// A writer of prompts. A back-end that asks a language model gets the ability's
 /// cautions and examples with the same request.
+#[tonic::async_trait]
 pub(crate) trait PromptWriter: Send + Sync + 'static {
     /// Name, as in `Capabilities.backend`.
     fn name(&self) -> &'static str;
+
+    /// The model behind it, where there is one.
+    fn model(&self) -> Option<ModelInfo> {
+        None
+    }
+
+    /// Most items worth writing at a time.
+    fn max_concurrency(&self) -> usize {
+        1
+    }
+
+    /// Returns once it can write.
+    async fn warm_up(&self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Everything besides the item that decides the prompts of a request, as a text:
     /// part of the key under which they are cached.

@@ -2,7 +2,7 @@
 
 use dataset::ability::StyleWeightsError;
 use runtime::{Kind, ServiceError};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// An error of promptgen.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,25 @@ pub enum Error {
         /// Slot asked for.
         slot: u64,
     },
+    /// Keywords of a language model must stay the same.
+    #[error("--keyword-count needs --journal FILE, so that a restart keeps the same keywords")]
+    KeywordsWithoutJournal,
+    /// The language model cannot be asked, or does not answer.
+    #[error(transparent)]
+    LanguageModel(#[from] llm::Error),
+    /// The language model's answers cannot be used.
+    #[error(
+        "the language model wrote nothing that can be used, after {corrections} corrections: {complaints}"
+    )]
+    Unusable {
+        /// Corrections that were asked for.
+        corrections: u32,
+        /// What is wrong with the last answer.
+        complaints: String,
+    },
+    /// An answer that fits its schema and not our reading of it: a bug.
+    #[error("an answer of the language model cannot be read")]
+    Answer(#[source] serde_json::Error),
     /// No embedding model stands behind this endpoint.
     #[error(
         "this endpoint has no embedding model; start it with --embedding-model builtin:nano-clip"
@@ -83,6 +102,29 @@ impl Error {
             reason: reason.into(),
         }
     }
+
+    /// Whether every other item of the request would fail of it too, so that the request had better
+    /// end with it.
+    pub(crate) fn ends_request(&self) -> bool {
+        use llm::Error as E;
+        match self {
+            Self::LanguageModel(error) => matches!(
+                error,
+                E::Options(_)
+                    | E::File { .. }
+                    | E::Http(_)
+                    | E::Unreachable { .. }
+                    | E::Unauthorized { .. }
+                    | E::OutOfCredit { .. }
+                    | E::NotFound { .. }
+                    | E::Overloaded { .. }
+                    | E::Full { .. }
+                    | E::Journal { .. }
+            ),
+            Self::Shared(error) => error.ends_request(),
+            _ => false,
+        }
+    }
 }
 
 impl ServiceError for Error {
@@ -91,13 +133,17 @@ impl ServiceError for Error {
             Self::Field { field, reason } => Kind::invalid(field, reason),
             Self::StyleWeights(error) => Kind::invalid("style_weights", error.to_string()),
             Self::UnknownAbility { .. } | Self::UnknownModel { .. } => Kind::NotFound,
-            Self::Exhausted { .. } => Kind::FailedPrecondition,
+            Self::Exhausted { .. } | Self::Unusable { .. } | Self::KeywordsWithoutJournal => {
+                Kind::FailedPrecondition
+            }
+            Self::LanguageModel(error) => language_model_kind(error),
             Self::NoEmbeddingModel => Kind::Unimplemented,
             Self::Shared(error) => error.kind(),
             Self::Abilities(_)
             | Self::Model { .. }
             | Self::Embed(_)
             | Self::Encoding(_)
+            | Self::Answer(_)
             | Self::Thread(_) => Kind::Internal,
         }
     }
@@ -108,8 +154,68 @@ impl ServiceError for Error {
             Self::UnknownModel { .. } => "UNKNOWN_MODEL",
             Self::Exhausted { .. } => "PROMPTS_EXHAUSTED",
             Self::NoEmbeddingModel => "NO_EMBEDDING_MODEL",
+            Self::Unusable { .. } => "UNUSABLE_ANSWERS",
+            Self::LanguageModel(error) => language_model_reason(error),
             Self::Shared(error) => error.reason(),
             _ => self.kind().reason(),
+        }
+    }
+}
+
+/// Pause before the next try, where a language model that is overloaded names none.
+const OVERLOAD_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a caller can do about a language model that fails.
+fn language_model_kind(error: &llm::Error) -> Kind {
+    use llm::Error as E;
+    match error {
+        E::Overloaded { .. } | E::Full { .. } => Kind::ResourceExhausted {
+            retry_after: error.retry_after().or(Some(OVERLOAD_PAUSE)),
+        },
+        E::Unreachable { .. }
+        | E::Server { .. }
+        | E::TimedOut { .. }
+        | E::Deadline { .. }
+        | E::Cut { .. }
+        | E::Malformed { .. } => Kind::Unavailable { retry_after: None },
+        E::Options(_)
+        | E::File { .. }
+        | E::Http(_)
+        | E::Unauthorized { .. }
+        | E::OutOfCredit { .. }
+        | E::NotFound { .. }
+        | E::Refused { .. }
+        | E::TooLarge { .. }
+        | E::Truncated { .. }
+        | E::Declined { .. }
+        | E::Empty
+        | E::Schema { .. }
+        | E::Journal { .. }
+        | E::Batch { .. } => Kind::FailedPrecondition,
+    }
+}
+
+fn language_model_reason(error: &llm::Error) -> &'static str {
+    use llm::Error as E;
+    match error {
+        E::Unauthorized { .. } => "LANGUAGE_MODEL_REFUSED_KEY",
+        E::OutOfCredit { .. } => "LANGUAGE_MODEL_OUT_OF_CREDIT",
+        E::NotFound { .. } => "LANGUAGE_MODEL_NOT_FOUND",
+        E::Overloaded { .. } | E::Full { .. } => "LANGUAGE_MODEL_OVERLOADED",
+        E::Unreachable { .. } => "LANGUAGE_MODEL_AWAY",
+        E::Server { .. }
+        | E::TimedOut { .. }
+        | E::Deadline { .. }
+        | E::Cut { .. }
+        | E::Malformed { .. } => "LANGUAGE_MODEL_FAILED",
+        E::Declined { .. } => "LANGUAGE_MODEL_DECLINED",
+        E::Refused { .. } => "LANGUAGE_MODEL_REFUSED_REQUEST",
+        E::TooLarge { .. } | E::Truncated { .. } | E::Empty | E::Schema { .. } => {
+            "UNUSABLE_ANSWERS"
+        }
+        E::Journal { .. } => "JOURNAL_UNUSABLE",
+        E::Options(_) | E::File { .. } | E::Http(_) | E::Batch { .. } => {
+            "LANGUAGE_MODEL_MISCONFIGURED"
         }
     }
 }

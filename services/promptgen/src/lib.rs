@@ -1,7 +1,9 @@
 //! Writes text-to-image prompts for an ability, and hosts text embedding.
 //!
 //! * `service`, `embedding_service`: the gRPC adapters; requests become domain values there.
-//! * `backend`: who writes the prompts; `grammar` draws them from the ability's file.
+//! * `backend`: who writes the prompts; `grammar` draws them from the ability's file, `author` asks a
+//!   language model.
+//! * `language_model`: the seam to language models, and the remote one.
 //! * `embedding`: the text tower of a CLIP checkpoint.
 //! * `memo`: both through the cache.
 
@@ -9,6 +11,7 @@ mod backend;
 mod embedding;
 mod embedding_service;
 mod error;
+mod language_model;
 mod memo;
 mod options;
 mod request;
@@ -17,10 +20,11 @@ mod service;
 pub use error::Error;
 pub use options::{Arguments, Backend, Options};
 
-use backend::grammar::Grammar;
+use backend::{PromptWriter, author::Author, grammar::Grammar};
 use dataset::ability::Abilities;
 use embedding::Embedder;
 use embedding_service::Embedding;
+use language_model::Remote;
 use memo::Memo;
 use proto::promptgen::v1::{
     promptgen_service_server::PromptgenServiceServer,
@@ -38,7 +42,8 @@ pub const DEFAULT_PORT: u16 = 50051;
 ///
 /// # Errors
 /// Abilities that cannot be loaded, an embedding model that cannot be read, a
-/// `REDIS_URL` that is none.
+/// `REDIS_URL` that is none, a language model without address, name or the key it was promised, a
+/// journal that cannot be opened.
 pub async fn start(
     options: Options,
     listener: Listener,
@@ -56,12 +61,11 @@ pub async fn start(
         .map(|(name, folder)| Embedder::load(&name, &folder));
     let embedder = embedder.transpose().map_err(startup)?;
     let memo = Memo::new(Cache::open(&options.cache)?);
-    let backend = match options.backend {
-        Backend::Grammar => Grammar::new(Arc::clone(&abilities)),
-    };
+    let backend = writer(&options, &abilities).await.map_err(startup)?;
+    let warm_up = Arc::clone(&backend);
     let prompts = Promptgen {
         abilities,
-        backend: Arc::new(backend),
+        backend,
         memo: memo.clone(),
         max_items: options.max_items,
         embedding_model: embedder.as_ref().map(Embedder::info),
@@ -79,6 +83,30 @@ pub async fn start(
                 .max_decoding_message_size(bytes)
                 .max_encoding_message_size(bytes),
         );
-    // The abilities are checked and in memory: nothing is left to warm up.
-    serve(service, listener, async { Ok::<(), Error>(()) }, stop).await
+    // The abilities are checked and in memory: only a language model is left to wait for.
+    let warm_up = async move { warm_up.warm_up().await };
+    serve(service, listener, warm_up, stop).await
+}
+
+/// Temperature where the operator names none: prompts should differ.
+const TEMPERATURE: f64 = 0.9;
+
+/// The back-end that the options name.
+async fn writer(
+    options: &Options,
+    abilities: &Arc<Abilities>,
+) -> Result<Arc<dyn PromptWriter>, Error> {
+    let abilities = Arc::clone(abilities);
+    match options.backend {
+        Backend::Grammar => Ok(Arc::new(Grammar::new(abilities))),
+        Backend::Openai => {
+            let journal = options.journal.as_deref();
+            if options.keyword_count > 0 && journal.is_none() {
+                return Err(Error::KeywordsWithoutJournal);
+            }
+            let model = Remote::open(&options.llm, journal, TEMPERATURE).await?;
+            let author = Author::new(abilities, Arc::new(model), options.keyword_count)?;
+            Ok(Arc::new(author))
+        }
+    }
 }

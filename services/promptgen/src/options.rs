@@ -10,7 +10,9 @@ use std::path::PathBuf;
     name = "promptgen",
     version,
     about = "Writes text-to-image prompts for an ability",
-    after_help = "Example: promptgen --abilities ./abilities --listen 127.0.0.1:50051"
+    after_help = "Examples:
+  promptgen --abilities ./abilities --listen 127.0.0.1:50051
+  promptgen --backend openai --llm-url http://127.0.0.1:8000/v1 --llm-model qwen3-8b --journal prompts.jsonl"
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -45,6 +47,17 @@ pub struct Options {
     /// Largest message that this service's methods take or give, in bytes.
     #[arg(skip = MAX_MESSAGE_BYTES)]
     pub max_message_bytes: usize,
+    /// Journal of the language model's answers: what is in there is never asked, or paid, again. One
+    /// process at a time. Without it, a restart asks again what the cache has lost.
+    #[arg(long, env = "DIPTYCH_PROMPTGEN_JOURNAL", value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+    /// Keywords that an ability should have; the language model is asked once per recipe seed for what
+    /// its file lacks, and needs --journal for that. 0 means those of the file.
+    #[arg(long, env = "DIPTYCH_PROMPTGEN_KEYWORD_COUNT", default_value_t = 0, value_parser = keyword_count, value_name = "COUNT")]
+    pub keyword_count: usize,
+    /// The language model of the back-end `openai`.
+    #[command(flatten)]
+    pub llm: llm::Options,
     /// The cache of prompts and embeddings.
     #[command(flatten)]
     pub cache: CacheOptions,
@@ -55,10 +68,14 @@ pub struct Options {
 pub enum Backend {
     /// The ability's file, by its seeded order.
     Grammar,
+    /// A language model behind any OpenAI-compatible server; see --llm-url and --llm-model.
+    Openai,
 }
 
 const EMBEDDING_MODEL: &str = "builtin:nano-clip";
 const MAX_ITEMS: usize = 4096;
+/// Most keywords of an ability.
+const MAX_KEYWORD_COUNT: usize = 500;
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 impl Arguments {
@@ -81,6 +98,9 @@ impl Options {
             assets,
             max_items: MAX_ITEMS,
             max_message_bytes: MAX_MESSAGE_BYTES,
+            journal: None,
+            keyword_count: 0,
+            llm: llm::Options::default(),
             cache: CacheOptions::default(),
         }
     }
@@ -99,4 +119,12 @@ impl Options {
         let is_there = name != EMBEDDING_MODEL || folder.is_dir();
         is_there.then_some((name, folder))
     }
+}
+
+fn keyword_count(text: &str) -> Result<usize, String> {
+    let count = text
+        .parse()
+        .ok()
+        .filter(|&count| count <= MAX_KEYWORD_COUNT);
+    count.ok_or_else(|| format!("give 0 to {MAX_KEYWORD_COUNT}"))
 }

@@ -72,12 +72,16 @@ impl Promptgen {
     fn capabilities(&self) -> Capabilities {
         let embedding = self.embedding_model.as_ref().map(|_| "text_embedding");
         let features = ["webui_prompts", "facts", "style_weights", "benchmark_split"].into_iter();
+        let model = self.backend.model();
         let features = features.chain(embedding);
         Capabilities {
             service: "diptych.promptgen.v1.PromptgenService".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             backend: self.backend.name().to_owned(),
-            models: self.embedding_model.iter().cloned().collect(),
+            models: model
+                .into_iter()
+                .chain(self.embedding_model.clone())
+                .collect(),
             abilities: self.abilities.names().map(str::to_owned).collect(),
             features: features.map(str::to_owned).collect(),
             max_items_per_request: u32::try_from(self.max_items).unwrap_or(u32::MAX),
@@ -132,25 +136,29 @@ impl PromptgenService for Promptgen {
             .map_err(|error| respond(&error))?;
         let prompts = Arc::new(prompts);
         let items = stream::iter(prompts.items().to_vec());
-        let written = items.then(move |item| {
+        let written = items.map(move |item| {
             let prompts = Arc::clone(&prompts);
-            async move { Ok(answer(&prompts, &item).await) }
+            async move { answer(&prompts, &item).await }
         });
+        let written = written.buffered(self.backend.max_concurrency().max(1));
         Ok(Response::new(Box::pin(
             written.take_until(cancelled.cancelled_owned()),
         )))
     }
 }
 
-async fn answer(prompts: &CachedPrompts, item: &Item) -> GeneratePromptsResponse {
+/// What came of an item. A failure that all items share is the request's: asked again, it comes with
+/// what is missing.
+async fn answer(prompts: &CachedPrompts, item: &Item) -> Result<GeneratePromptsResponse, Status> {
     let result = match prompts.write(item).await {
         Ok(prompt) => Outcome::Prompt(prompt),
+        Err(error) if error.ends_request() => return Err(respond(&error)),
         Err(error) => Outcome::Failure(item_failure(&error)),
     };
-    GeneratePromptsResponse {
+    Ok(GeneratePromptsResponse {
         sample_id: item.sample_id.to_string(),
         result: Some(result),
-    }
+    })
 }
 
 const TOKEN_PREFIX: &str = "after:";

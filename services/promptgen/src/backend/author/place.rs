@@ -1,0 +1,84 @@
+//! What a slot's prompt is about. The ability's seeded order decides it, so that quotas of keywords
+//! and styles, and the part held out for benchmarks, hold before the model is asked.
+
+use crate::request::{Item, Wanted};
+use dataset::ability::{Ability, Combination, FactPath, Split, split_of};
+
+/// What one prompt must be about.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Place {
+    pub(super) keyword: String,
+    pub(super) style: String,
+    pub(super) scene: String,
+}
+
+/// The places of an ability in their order.
+#[derive(Debug)]
+pub(super) struct Places {
+    order: Vec<Place>,
+    keyword_count: usize,
+    split: Split,
+    main: Option<FactPath>,
+}
+
+impl Places {
+    pub(super) fn new(ability: &Ability, order: &[&Combination], split: Split) -> Self {
+        let place = |found: &&Combination| Place {
+            keyword: found.keyword.clone(),
+            style: found.facts.style.clone(),
+            scene: found.facts.scene.clone(),
+        };
+        let main = ability.aspects().get(ability.main_aspect());
+        Self {
+            order: order.iter().map(place).collect(),
+            keyword_count: ability.keywords().len().max(1),
+            split,
+            main: main.map(|aspect| aspect.fact.clone()),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The place `slot + attempt · slot_count`; past the end the order begins again, with another
+    /// seed for the model. `more` are keywords beyond those of the ability's file: in every round
+    /// each keyword has one turn. `None` where the order is empty.
+    pub(super) fn at(&self, item: &Item, wanted: &Wanted, more: &[String]) -> Option<Place> {
+        let behind = u128::from(item.attempt) * u128::from(wanted.slot_count);
+        let number = u128::from(item.slot) + behind;
+        let per_round = (self.keyword_count + more.len()) as u128;
+        let (round, turn) = (number / per_round, (number % per_round) as usize);
+        match more.get(turn.wrapping_sub(self.keyword_count)) {
+            None => self.own(round * self.keyword_count as u128 + turn as u128),
+            Some(keyword) => {
+                let start = round * more.len() as u128 + turn as u128;
+                self.lent(keyword, start)
+            }
+        }
+    }
+
+    fn own(&self, number: u128) -> Option<Place> {
+        let count = self.order.len() as u128;
+        let index = number.checked_rem(count)?;
+        self.order.get(index as usize).cloned()
+    }
+
+    /// Style and scene of a place for a keyword of no file, from the first on that keeps it in its part.
+    fn lent(&self, keyword: &str, start: u128) -> Option<Place> {
+        let mut found = (0..self.order.len() as u128).filter_map(|step| self.own(start + step));
+        found.find_map(|place| {
+            let mut place = Place {
+                keyword: keyword.to_owned(),
+                ..place
+            };
+            match self.main {
+                Some(FactPath::Scene) => place.scene = keyword.to_owned(),
+                Some(FactPath::Style) => place.style = keyword.to_owned(),
+                _ => {}
+            }
+            let is_in_part = split_of(keyword, &place.scene, &place.style) == self.split;
+            is_in_part.then_some(place)
+        })
+    }
+}
