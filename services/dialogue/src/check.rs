@@ -2,14 +2,14 @@
 
 use crate::lexicon::{Lexicon, Mention, Verdict};
 use dataset::{
-    ability::{Abilities, Ability},
+    ability::{Abilities, Ability, Value},
     question::mentions,
 };
 use proto::{
     dataset::v1::{Conversation, Facts, Prompt, QuestionKind, Role, Turn},
     dialogue::v1::Disagreement,
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Knows the words of all abilities.
 pub(crate) struct Checker {
@@ -46,29 +46,45 @@ impl Checker {
         conversation: &Conversation,
         prompts: &[Prompt],
     ) -> Vec<Disagreement> {
-        let with_facts = || {
-            prompts
-                .iter()
-                .filter_map(|prompt| Some((prompt, prompt.facts.as_ref()?)))
-        };
-        let known =
-            |(prompt, facts): (&'_ Prompt, _)| Some((self.abilities.get(&prompt.ability)?, facts));
-        let truth = Truth {
-            checker: self,
-            facts: with_facts().map(|(_, facts)| facts).collect(),
-            abilities: with_facts().filter_map(known).collect(),
-        };
         let turns = &conversation.turns;
         let mut found = structure(turns, prompts.len());
         for (index, pair) in turns.windows(2).enumerate() {
             let [question, answer] = pair else { continue };
             if question.role() == Role::User && answer.role() == Role::Assistant {
+                let about = pictures(&question.text, &question.image_index, prompts.len());
+                let prompts = prompts.iter().enumerate();
+                let asked = prompts.filter(|(picture, _)| about.contains(picture));
+                let truth = Truth::new(self, asked.map(|(_, prompt)| prompt));
                 let reasons = truth.disagreements(&Round::new(question, answer));
                 found.extend(reasons.into_iter().map(|reason| at(index + 1, reason)));
             }
         }
         found.sort_by_key(|disagreement| disagreement.turn_index);
         found
+    }
+}
+
+/// Pictures that a question is about: those that it names, or else shows, or else all.
+fn pictures(question: &str, shown: &[u32], image_count: usize) -> BTreeSet<usize> {
+    const NAMES: [&str; 4] = ["first", "second", "third", "fourth"];
+    let is_named = |index: &usize| {
+        let name = NAMES
+            .get(*index)
+            .is_some_and(|name| mentions(question, name));
+        let number = index + 1;
+        let words = ["picture", "image", "photo"].map(|word| format!("{word} {number}"));
+        name || words.iter().any(|words| mentions(question, words))
+    };
+    // With one picture, a first something in a question is no picture.
+    let named: BTreeSet<_> = match image_count {
+        0 | 1 => BTreeSet::new(),
+        _ => (0..image_count).filter(is_named).collect(),
+    };
+    let shown: BTreeSet<_> = shown.iter().map(|&image| image as usize).collect();
+    let found = if named.is_empty() { shown } else { named };
+    match found.is_empty() {
+        true => (0..image_count).collect(),
+        false => found,
     }
 }
 
@@ -142,6 +158,25 @@ impl<'a> Round<'a> {
             answer: &answer.text,
             keywords: &answer.answer_keywords,
         }
+    }
+}
+
+impl<'a> Truth<'a> {
+    /// The truth of some prompts; those without facts say nothing.
+    fn new(checker: &'a Checker, prompts: impl Iterator<Item = &'a Prompt>) -> Self {
+        let mut truth = Self {
+            checker,
+            facts: Vec::new(),
+            abilities: Vec::new(),
+        };
+        for prompt in prompts {
+            let Some(facts) = &prompt.facts else { continue };
+            truth.facts.push(facts);
+            if let Some(ability) = checker.abilities.get(&prompt.ability) {
+                truth.abilities.push((ability, facts));
+            }
+        }
+        truth
     }
 }
 
@@ -268,13 +303,31 @@ impl Truth<'_> {
         })
     }
 
+    /// Whether some fact has these words, be it of an aspect of the ability or of none.
+    fn is_stated(&self, words: &str) -> bool {
+        self.facts.iter().any(|facts| {
+            let subjects = facts.subjects.iter();
+            let stated = subjects.flat_map(|subject| {
+                let values = subject.attributes.iter().map(|attribute| &attribute.value);
+                std::iter::once(&subject.name).chain(values)
+            });
+            let mut stated = stated.chain([&facts.scene, &facts.style]);
+            stated.any(|stated| {
+                Value::new(stated)
+                    .accepted()
+                    .iter()
+                    .any(|form| form == words)
+            })
+        })
+    }
+
     /// The answer must hold one of its keywords, and the keywords must be true.
     fn keyword(&self, round: &Round<'_>) -> Option<String> {
         let keywords = round.keywords;
         if keywords.is_empty() {
             return None;
         }
-        let is_true = |keyword: &String| {
+        let is_accepted = |keyword: &String| {
             self.abilities.iter().any(|(ability, facts)| {
                 let mut truths = ability
                     .aspects()
@@ -283,6 +336,7 @@ impl Truth<'_> {
                 truths.any(|truth| truth.accepted().contains(keyword))
             })
         };
+        let is_true = |keyword: &String| is_accepted(keyword) || self.is_stated(keyword);
         if !self.abilities.is_empty() && !keywords.iter().any(is_true) {
             return Some(format!("the facts know none of its keywords {keywords:?}"));
         }

@@ -1,6 +1,7 @@
 //! What can go wrong, and what a caller can do about it.
 
 use runtime::{Kind, ServiceError};
+use std::time::Duration;
 
 /// An error of dialogue.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,36 @@ pub enum Error {
     /// What was written contradicts the facts.
     #[error("what was written does not agree with the facts: {0}")]
     Disagrees(String),
+    /// An item shows more pictures than a conversation has names for.
+    #[error("a conversation is about at most {limit} pictures, and this item has {image_count}")]
+    TooManyImages {
+        /// Pictures of the item.
+        image_count: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// A model that looks got nothing to look at.
+    #[error(
+        "the item has {wanted} prompts and {found} pictures; send one picture for each, or start the service without --vision"
+    )]
+    NoPicture {
+        /// Prompts of the item.
+        wanted: usize,
+        /// Pictures of the item.
+        found: usize,
+    },
+    /// A picture that cannot be shown.
+    #[error("a picture for the language model must come inline, in {limit_bytes} bytes at most")]
+    PictureNotInline {
+        /// The bound, in bytes.
+        limit_bytes: usize,
+    },
+    /// The language model cannot be asked, or does not answer.
+    #[error(transparent)]
+    LanguageModel(#[from] llm::Error),
+    /// An answer that fits its schema and not our reading of it: a bug.
+    #[error("an answer of the language model cannot be read")]
+    Answer(#[source] serde_json::Error),
 }
 
 impl Error {
@@ -61,6 +92,29 @@ impl Error {
         Self::Field {
             field: field.into(),
             reason: reason.into(),
+        }
+    }
+
+    /// Whether every other item of the request would fail of it too, so that the request had better
+    /// end with it.
+    pub(crate) fn ends_request(&self) -> bool {
+        use llm::Error as E;
+        match self {
+            Self::LanguageModel(error) => matches!(
+                error,
+                E::Options(_)
+                    | E::File { .. }
+                    | E::Http(_)
+                    | E::Unreachable { .. }
+                    | E::Unauthorized { .. }
+                    | E::OutOfCredit { .. }
+                    | E::NotFound { .. }
+                    | E::Overloaded { .. }
+                    | E::Full { .. }
+                    | E::Deadline { .. }
+                    | E::Journal { .. }
+            ),
+            _ => false,
         }
     }
 }
@@ -74,19 +128,81 @@ impl ServiceError for Error {
             Self::NoFacts
             | Self::NoQuestion { .. }
             | Self::TooFewQuestions { .. }
+            | Self::NoPicture { .. }
+            | Self::PictureNotInline { .. }
             | Self::Disagrees(_) => Kind::FailedPrecondition,
-            Self::Abilities(_) => Kind::Internal,
+            Self::TooManyImages { .. } => Kind::Unimplemented,
+            Self::LanguageModel(error) => language_model_kind(error),
+            Self::Abilities(_) | Self::Answer(_) => Kind::Internal,
         }
     }
 
     fn reason(&self) -> &'static str {
         match self {
             Self::UnknownAbility { .. } => "UNKNOWN_ABILITY",
-            Self::SeveralImages { .. } => "SEVERAL_IMAGES",
+            Self::SeveralImages { .. } | Self::TooManyImages { .. } => "SEVERAL_IMAGES",
+            Self::NoPicture { .. } | Self::PictureNotInline { .. } => "NO_PICTURE",
+            Self::LanguageModel(error) => language_model_reason(error),
             Self::NoFacts => "NO_FACTS",
             Self::NoQuestion { .. } | Self::TooFewQuestions { .. } => "TOO_FEW_QUESTIONS",
             Self::Disagrees(_) => "DISAGREES_WITH_FACTS",
-            Self::Abilities(_) | Self::Field { .. } => self.kind().reason(),
+            Self::Abilities(_) | Self::Answer(_) | Self::Field { .. } => self.kind().reason(),
+        }
+    }
+}
+
+/// Pause before the next try, where a language model that is overloaded names none.
+const OVERLOAD_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a caller can do about a language model that fails.
+fn language_model_kind(error: &llm::Error) -> Kind {
+    use llm::Error as E;
+    match error {
+        // A server that stays overloaded, and a rate that is used up, end in the deadline of the call.
+        E::Overloaded { .. } | E::Full { .. } | E::Deadline { .. } => Kind::ResourceExhausted {
+            retry_after: error.retry_after().or(Some(OVERLOAD_PAUSE)),
+        },
+        E::Unreachable { .. }
+        | E::Server { .. }
+        | E::TimedOut { .. }
+        | E::Cut { .. }
+        | E::Malformed { .. } => Kind::Unavailable { retry_after: None },
+        E::Options(_)
+        | E::File { .. }
+        | E::Http(_)
+        | E::Unauthorized { .. }
+        | E::OutOfCredit { .. }
+        | E::NotFound { .. }
+        | E::Refused { .. }
+        | E::TooLarge { .. }
+        | E::Truncated { .. }
+        | E::Declined { .. }
+        | E::Empty
+        | E::Schema { .. }
+        | E::Journal { .. }
+        | E::Batch { .. } => Kind::FailedPrecondition,
+    }
+}
+
+fn language_model_reason(error: &llm::Error) -> &'static str {
+    use llm::Error as E;
+    match error {
+        E::Unauthorized { .. } => "LANGUAGE_MODEL_REFUSED_KEY",
+        E::OutOfCredit { .. } => "LANGUAGE_MODEL_OUT_OF_CREDIT",
+        E::NotFound { .. } => "LANGUAGE_MODEL_NOT_FOUND",
+        E::Overloaded { .. } | E::Full { .. } | E::Deadline { .. } => "LANGUAGE_MODEL_OVERLOADED",
+        E::Unreachable { .. } => "LANGUAGE_MODEL_AWAY",
+        E::Server { .. } | E::TimedOut { .. } | E::Cut { .. } | E::Malformed { .. } => {
+            "LANGUAGE_MODEL_FAILED"
+        }
+        E::Declined { .. } => "LANGUAGE_MODEL_DECLINED",
+        E::Refused { .. } => "LANGUAGE_MODEL_REFUSED_REQUEST",
+        E::TooLarge { .. } | E::Truncated { .. } | E::Empty | E::Schema { .. } => {
+            "UNUSABLE_ANSWERS"
+        }
+        E::Journal { .. } => "JOURNAL_UNUSABLE",
+        E::Options(_) | E::File { .. } | E::Http(_) | E::Batch { .. } => {
+            "LANGUAGE_MODEL_MISCONFIGURED"
         }
     }
 }

@@ -1,12 +1,15 @@
 //! Writes conversations about images, and holds conversations against facts.
 //!
 //! * `service`: the gRPC adapter; requests become domain values in `request`.
-//! * `backend`: who writes; `grammar` asks and answers by the ability's templates.
+//! * `backend`: who writes; `grammar` asks and answers by the ability's templates, `author` has a
+//!   language model write by a plan.
+//! * `language_model`: the seam to language models, and the remote one.
 //! * `check`, `lexicon`: what a conversation claims, held against the facts.
 
 mod backend;
 mod check;
 mod error;
+mod language_model;
 mod lexicon;
 mod options;
 mod request;
@@ -15,9 +18,10 @@ mod service;
 pub use error::Error;
 pub use options::{Arguments, Backend, Options};
 
-use backend::grammar::Grammar;
+use backend::{DialogueWriter, author::Author, grammar::Grammar};
 use check::Checker;
 use dataset::ability::Abilities;
+use language_model::Remote;
 use proto::dialogue::v1::dialogue_service_server::DialogueServiceServer;
 use runtime::{Handle, Listener, Service, StartError, Telemetry, serve};
 use service::Dialogue;
@@ -30,7 +34,8 @@ pub const DEFAULT_PORT: u16 = 50053;
 /// Starts the service; it serves until `stop` is cancelled.
 ///
 /// # Errors
-/// Abilities that cannot be loaded.
+/// Abilities that cannot be loaded, a language model without address, name or the key it was promised,
+/// a journal that cannot be opened.
 pub async fn start(
     options: Options,
     listener: Listener,
@@ -42,15 +47,41 @@ pub async fn start(
         abilities.map_err(|error| StartError::Options(runtime::error::chain(&error)))?;
     let abilities = Arc::new(abilities);
     let checker = Arc::new(Checker::new(Arc::clone(&abilities)));
-    let backend = match options.backend {
-        Backend::Grammar => Grammar::new(Arc::clone(&abilities), Arc::clone(&checker)),
-    };
+    let backend = writer(&options, &abilities, &checker).await;
+    let backend = backend.map_err(|error| StartError::Options(runtime::error::chain(&error)))?;
+    let warm_up = Arc::clone(&backend);
     let bytes = options.max_message_bytes;
-    let dialogue = Dialogue::new(abilities, Arc::new(backend), checker, options.max_items);
+    let dialogue = Dialogue::new(abilities, backend, checker, options.max_items);
     let server = DialogueServiceServer::new(dialogue)
         .max_decoding_message_size(bytes)
         .max_encoding_message_size(bytes);
     let service = Service::new(telemetry, proto::FILE_DESCRIPTOR_SET).with(server);
-    // The abilities are checked and in memory: nothing is left to warm up.
-    serve(service, listener, async { Ok::<(), Error>(()) }, stop).await
+    // The abilities are checked and in memory: only a language model is left to wait for.
+    let warm_up = async move { warm_up.warm_up().await };
+    serve(service, listener, warm_up, stop).await
+}
+
+/// Temperature where the operator names none: wordings should differ, truths should not.
+const TEMPERATURE: f64 = 0.7;
+
+/// The back-end that the options name.
+async fn writer(
+    options: &Options,
+    abilities: &Arc<Abilities>,
+    checker: &Arc<Checker>,
+) -> Result<Arc<dyn DialogueWriter>, Error> {
+    let (abilities, checker) = (Arc::clone(abilities), Arc::clone(checker));
+    match options.backend {
+        Backend::Grammar => Ok(Arc::new(Grammar::new(abilities, checker))),
+        Backend::Openai => {
+            let journal = options.journal.as_deref();
+            let model = Remote::open(&options.llm, journal, TEMPERATURE).await?;
+            Ok(Arc::new(Author {
+                abilities,
+                checker,
+                model: Arc::new(model),
+                is_looking: options.vision,
+            }))
+        }
+    }
 }

@@ -10,7 +10,9 @@ use std::path::PathBuf;
     name = "dialogue",
     version,
     about = "Writes conversations about images and checks them",
-    after_help = "Example: dialogue --abilities ./abilities --listen 127.0.0.1:50053"
+    after_help = "Examples:
+  dialogue --abilities ./abilities --listen 127.0.0.1:50053
+  dialogue --backend openai --vision --llm-url http://127.0.0.1:8000/v1 --llm-model qwen3-vl-8b --journal dialogues.jsonl"
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -35,6 +37,17 @@ pub struct Options {
     /// Most conversations that one request may ask for.
     #[arg(long, env = "DIPTYCH_DIALOGUE_MAX_ITEMS", default_value_t = MAX_ITEMS, value_name = "COUNT")]
     pub max_items: usize,
+    /// Show the pictures to the language model, which must be one that sees. Requests must then bring
+    /// them, inline.
+    #[arg(long, env = "DIPTYCH_DIALOGUE_VISION")]
+    pub vision: bool,
+    /// Journal of the language model's answers: what is in there is never asked, or paid, again. One
+    /// process at a time. Without it, every request asks anew.
+    #[arg(long, env = "DIPTYCH_DIALOGUE_JOURNAL", value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+    /// The language model of the back-end `openai`.
+    #[command(flatten)]
+    pub llm: llm::Options,
     /// Largest message that this service's methods take or give, in bytes.
     #[arg(skip = MAX_MESSAGE_BYTES)]
     pub max_message_bytes: usize,
@@ -45,6 +58,8 @@ pub struct Options {
 pub enum Backend {
     /// The ability's templates, filled from the facts.
     Grammar,
+    /// A language model behind any OpenAI-compatible server; see --llm-url and --llm-model.
+    Openai,
 }
 
 const MAX_ITEMS: usize = 4096;
@@ -67,6 +82,9 @@ impl Options {
             abilities: assets.join("abilities"),
             backend: Backend::Grammar,
             max_items: MAX_ITEMS,
+            vision: false,
+            journal: None,
+            llm: llm::Options::default(),
             max_message_bytes: MAX_MESSAGE_BYTES,
         }
     }

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use dataset::identity::{MalformedId, SampleId};
 use proto::{
-    dataset::v1::{Conversation, Prompt, QuestionKind},
+    dataset::v1::{Conversation, Image, Prompt, QuestionKind},
     dialogue::v1::{CheckDialogueRequest, DialogueItem, WriteDialoguesRequest},
 };
 use std::collections::BTreeSet;
@@ -32,6 +32,8 @@ pub(crate) struct Style {
 pub(crate) struct Item {
     pub(crate) sample_id: SampleId,
     pub(crate) prompts: Vec<Prompt>,
+    /// Pictures, for back-ends that look; as they came.
+    pub(crate) images: Vec<Image>,
 }
 
 impl Wanted {
@@ -115,7 +117,7 @@ fn items(items: Vec<DialogueItem>) -> Result<Vec<Item>, Error> {
         let DialogueItem {
             sample_id,
             prompts,
-            images: _,
+            images,
         } = item;
         let at = |field: &str| format!("items[{index}].{field}");
         let sample_id: SampleId = sample_id
@@ -133,7 +135,11 @@ fn items(items: Vec<DialogueItem>) -> Result<Vec<Item>, Error> {
                 "give the prompt of each image, with its facts",
             ));
         }
-        checked.push(Item { sample_id, prompts });
+        checked.push(Item {
+            sample_id,
+            prompts,
+            images,
+        });
     }
     Ok(checked)
 }

@@ -63,11 +63,13 @@ impl Dialogue {
             service: "diptych.dialogue.v1.DialogueService".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             backend: self.backend.name().to_owned(),
-            models: Vec::new(),
+            models: self.backend.model().into_iter().collect(),
             abilities: self.abilities.names().map(str::to_owned).collect(),
             features: ["multi_turn", "answer_keywords", "check"]
+                .into_iter()
+                .chain(self.backend.features())
                 .map(str::to_owned)
-                .to_vec(),
+                .collect(),
             max_items_per_request: u32::try_from(self.max_items).unwrap_or(u32::MAX),
         }
     }
@@ -97,10 +99,11 @@ impl DialogueService for Dialogue {
             .wanted(request.into_inner())
             .map_err(|error| respond(&error))?;
         let backend = Arc::clone(&self.backend);
-        let written = stream::iter(items).then(move |item| {
+        let written = stream::iter(items).map(move |item| {
             let (backend, style) = (Arc::clone(&backend), style.clone());
-            async move { Ok(answer(backend.as_ref(), &item, &style).await) }
+            async move { answer(backend.as_ref(), &item, &style).await }
         });
+        let written = written.buffered(self.backend.max_concurrency().max(1));
         Ok(Response::new(Box::pin(
             written.take_until(cancelled.cancelled_owned()),
         )))
@@ -117,17 +120,20 @@ impl DialogueService for Dialogue {
     }
 }
 
+/// What came of an item. A failure that all items share is the request's: asked again, it comes with
+/// what is missing.
 async fn answer(
     backend: &dyn DialogueWriter,
     item: &Item,
     style: &Style,
-) -> WriteDialoguesResponse {
+) -> Result<WriteDialoguesResponse, Status> {
     let result = match backend.write(item, style).await {
         Ok(conversation) => Outcome::Conversation(conversation),
+        Err(error) if error.ends_request() => return Err(respond(&error)),
         Err(error) => Outcome::Failure(item_failure(&error)),
     };
-    WriteDialoguesResponse {
+    Ok(WriteDialoguesResponse {
         sample_id: item.sample_id.to_string(),
         result: Some(result),
-    }
+    })
 }

@@ -119,6 +119,7 @@ impl Error {
                     | E::NotFound { .. }
                     | E::Overloaded { .. }
                     | E::Full { .. }
+                    | E::Deadline { .. }
                     | E::Journal { .. }
             ),
             Self::Shared(error) => error.ends_request(),
@@ -169,13 +170,13 @@ const OVERLOAD_PAUSE: Duration = Duration::from_secs(5);
 fn language_model_kind(error: &llm::Error) -> Kind {
     use llm::Error as E;
     match error {
-        E::Overloaded { .. } | E::Full { .. } => Kind::ResourceExhausted {
+        // A server that stays overloaded, and a rate that is used up, end in the deadline of the call.
+        E::Overloaded { .. } | E::Full { .. } | E::Deadline { .. } => Kind::ResourceExhausted {
             retry_after: error.retry_after().or(Some(OVERLOAD_PAUSE)),
         },
         E::Unreachable { .. }
         | E::Server { .. }
         | E::TimedOut { .. }
-        | E::Deadline { .. }
         | E::Cut { .. }
         | E::Malformed { .. } => Kind::Unavailable { retry_after: None },
         E::Options(_)
@@ -201,13 +202,11 @@ fn language_model_reason(error: &llm::Error) -> &'static str {
         E::Unauthorized { .. } => "LANGUAGE_MODEL_REFUSED_KEY",
         E::OutOfCredit { .. } => "LANGUAGE_MODEL_OUT_OF_CREDIT",
         E::NotFound { .. } => "LANGUAGE_MODEL_NOT_FOUND",
-        E::Overloaded { .. } | E::Full { .. } => "LANGUAGE_MODEL_OVERLOADED",
+        E::Overloaded { .. } | E::Full { .. } | E::Deadline { .. } => "LANGUAGE_MODEL_OVERLOADED",
         E::Unreachable { .. } => "LANGUAGE_MODEL_AWAY",
-        E::Server { .. }
-        | E::TimedOut { .. }
-        | E::Deadline { .. }
-        | E::Cut { .. }
-        | E::Malformed { .. } => "LANGUAGE_MODEL_FAILED",
+        E::Server { .. } | E::TimedOut { .. } | E::Cut { .. } | E::Malformed { .. } => {
+            "LANGUAGE_MODEL_FAILED"
+        }
         E::Declined { .. } => "LANGUAGE_MODEL_DECLINED",
         E::Refused { .. } => "LANGUAGE_MODEL_REFUSED_REQUEST",
         E::TooLarge { .. } | E::Truncated { .. } | E::Empty | E::Schema { .. } => {

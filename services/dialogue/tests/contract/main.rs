@@ -6,6 +6,8 @@
     reason = "the functions beside the tests are tests too; clippy knows only the latter"
 )]
 
+mod author;
 mod checking;
+mod model_server;
 mod stage;
 mod writing;

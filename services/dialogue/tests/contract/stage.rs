@@ -22,17 +22,20 @@ fn assets() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
+pub(crate) fn options() -> Options {
+    Options::for_assets(assets())
+}
+
 pub(crate) async fn serve() -> (Handle, Client) {
+    serve_with(options()).await
+}
+
+pub(crate) async fn serve_with(options: Options) -> (Handle, Client) {
     let listener = Listener::bind(&ListenOptions::default(), 0).await.unwrap();
     let telemetry = Telemetry::silent("dialogue");
-    let mut handle = start(
-        Options::for_assets(assets()),
-        listener,
-        &telemetry,
-        CancellationToken::new(),
-    )
-    .await
-    .unwrap();
+    let mut handle = start(options, listener, &telemetry, CancellationToken::new())
+        .await
+        .unwrap();
     handle.ready().await.unwrap();
     let client = Client::connect(handle.endpoint()).await.unwrap();
     (handle, client)

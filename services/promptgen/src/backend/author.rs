@@ -214,7 +214,6 @@ impl Writer {
     }
 
     /// The prompt in an answer, or what is wrong with it.
-    #[expect(clippy::type_complexity, reason = "two answers and a fault of ours")]
     fn check(
         &self,
         answer: &Answer,

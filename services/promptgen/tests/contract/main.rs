@@ -6,6 +6,8 @@
 )]
 
 mod abilities;
+mod author;
 mod embedding;
+mod model_server;
 mod prompts;
 mod stage;
