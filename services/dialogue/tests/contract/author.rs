@@ -153,7 +153,7 @@ fn turn(asked: &Asked, index: usize, words: &str) -> Value {
         other => panic!("no kind: {other}"),
     };
     // A conversation asks nothing twice.
-    let question = format!("{} Turn {index}, please.", question.trim_end());
+    let question = format!("{} Turn {index} of {}.", question.trim_end(), asked.number);
     json!({"kind": kind, "question": question, "options": options, "answer": answer, "answer_keywords": keywords})
 }
 
@@ -202,6 +202,8 @@ async fn conversations_have_the_kinds_asked_for_right_choices_anywhere_and_no_sh
     };
     let written = write(&mut client, long).await;
     assert_eq!((written.len(), server.asked()), (40, 40));
+    let openings: BTreeSet<_> = written.iter().map(|one| &one.turns[0].text).collect();
+    assert_eq!(openings.len(), 40, "an answer was used twice");
     let (mut letters, mut yes) = (BTreeSet::new(), 0);
     for (conversation, prompt) in written.iter().zip(&prompts) {
         assert_eq!(
