@@ -56,6 +56,10 @@ pub(super) fn rounds(
                 let kind = planner.next(is_opening_about_one)?;
                 planner.round(kind, About::One(number), vec![number])
             }
+            // Now that all have been seen, they can be spoken of together.
+            (true, number) if number == image_count && has_multi => {
+                planner.round(QuestionKind::MultiImage, About::All, Vec::new())
+            }
             (_, 0) => planner.opening(has_multi)?,
             _ => planner.later(rounds.last().map(|round| round.about))?,
         };
