@@ -4,6 +4,7 @@
 //! * `backend`: who writes; `grammar` asks and answers by the ability's templates, `author` has a
 //!   language model write by a plan.
 //! * `language_model`: the seam to language models, and the remote one.
+//! * `queue`: what waits, as a gauge.
 //! * `check`, `lexicon`: what a conversation claims, held against the facts.
 
 mod backend;
@@ -12,6 +13,7 @@ mod error;
 mod language_model;
 mod lexicon;
 mod options;
+mod queue;
 mod request;
 mod service;
 

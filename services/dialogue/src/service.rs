@@ -4,6 +4,7 @@ use crate::{
     backend::{DialogueWriter, grammar::unknown_ability},
     check::Checker,
     error::Error,
+    queue::Queue,
     request::{Item, Style, Wanted, to_check},
 };
 use dataset::ability::Abilities;
@@ -26,6 +27,7 @@ pub(crate) struct Dialogue {
     backend: Arc<dyn DialogueWriter>,
     checker: Arc<Checker>,
     max_items: usize,
+    queue: Arc<Queue>,
 }
 
 impl Dialogue {
@@ -40,6 +42,7 @@ impl Dialogue {
             backend,
             checker,
             max_items,
+            queue: Queue::new(),
         }
     }
 
@@ -99,9 +102,17 @@ impl DialogueService for Dialogue {
             .wanted(request.into_inner())
             .map_err(|error| respond(&error))?;
         let backend = Arc::clone(&self.backend);
-        let written = stream::iter(items).map(move |item| {
+        let items: Vec<_> = items
+            .into_iter()
+            .map(|item| (item, self.queue.enter()))
+            .collect();
+        let written = stream::iter(items).map(move |(item, place)| {
             let (backend, style) = (Arc::clone(&backend), style.clone());
-            async move { answer(backend.as_ref(), &item, &style).await }
+            async move {
+                let answered = answer(backend.as_ref(), &item, &style).await;
+                drop(place);
+                answered
+            }
         });
         let written = written.buffered(self.backend.max_concurrency().max(1));
         Ok(Response::new(Box::pin(

@@ -114,6 +114,7 @@ impl Error {
                     | E::File { .. }
                     | E::Http(_)
                     | E::Unreachable { .. }
+                    | E::Untrusted { .. }
                     | E::Unauthorized { .. }
                     | E::OutOfCredit { .. }
                     | E::NotFound { .. }
@@ -182,6 +183,7 @@ fn language_model_kind(error: &llm::Error) -> Kind {
         E::Options(_)
         | E::File { .. }
         | E::Http(_)
+        | E::Untrusted { .. }
         | E::Unauthorized { .. }
         | E::OutOfCredit { .. }
         | E::NotFound { .. }
@@ -199,6 +201,7 @@ fn language_model_kind(error: &llm::Error) -> Kind {
 fn language_model_reason(error: &llm::Error) -> &'static str {
     use llm::Error as E;
     match error {
+        E::Untrusted { .. } => "LANGUAGE_MODEL_UNTRUSTED",
         E::Unauthorized { .. } => "LANGUAGE_MODEL_REFUSED_KEY",
         E::OutOfCredit { .. } => "LANGUAGE_MODEL_OUT_OF_CREDIT",
         E::NotFound { .. } => "LANGUAGE_MODEL_NOT_FOUND",
