@@ -4,6 +4,8 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
+#[cfg(feature = "embedded")]
+use clap::Parser as _;
 use futures::{FutureExt as _, future};
 #[cfg(feature = "embedded")]
 use runtime::options::ArtefactOptions;
@@ -169,10 +171,23 @@ async fn start(
     let stop = CancellationToken::new();
     let handle = match name {
         ServiceName::Promptgen => {
+            let options = match asked_backend(name, needs) {
+                "" | "grammar" => promptgen::Options::for_assets(root),
+                backend => {
+                    let arguments =
+                        promptgen::Arguments::try_parse_from(backend_arguments(name, backend));
+                    promptgen::Options {
+                        abilities: root.join("abilities"),
+                        assets: root,
+                        journal: journal(name, needs)?,
+                        ..arguments.map_err(not_offered)?.service()
+                    }
+                }
+            };
             let options = promptgen::Options {
                 cache,
                 max_message_bytes: bytes,
-                ..promptgen::Options::for_assets(root)
+                ..options
             };
             promptgen::start(options, listener, telemetry, stop).await?
         }
@@ -188,9 +203,21 @@ async fn start(
             diffusion::start(options, telemetry, listener, bytes, stop).await?
         }
         ServiceName::Dialogue => {
+            let options = match asked_backend(name, needs) {
+                "" | "grammar" => dialogue::Options::for_assets(root),
+                backend => {
+                    let arguments =
+                        dialogue::Arguments::try_parse_from(backend_arguments(name, backend));
+                    dialogue::Options {
+                        abilities: root.join("abilities"),
+                        journal: journal(name, needs)?,
+                        ..arguments.map_err(not_offered)?.service()
+                    }
+                }
+            };
             let options = dialogue::Options {
                 max_message_bytes: bytes,
-                ..dialogue::Options::for_assets(root)
+                ..options
             };
             dialogue::start(options, listener, telemetry, stop).await?
         }
@@ -213,6 +240,35 @@ async fn start(
         }
     };
     Ok(handle)
+}
+
+#[cfg(feature = "embedded")]
+fn asked_backend(name: ServiceName, needs: &Needs) -> &str {
+    needs.backends.get(&name).map_or("", String::as_str)
+}
+
+/// The command line of a service with a back-end of its own; where the language model is, its key
+/// and its bounds come from the environment, by the names that the service's --help lists.
+#[cfg(feature = "embedded")]
+fn backend_arguments(name: ServiceName, backend: &str) -> [&str; 3] {
+    [name.as_str(), "--backend", backend]
+}
+
+#[cfg(feature = "embedded")]
+fn not_offered(error: clap::Error) -> anyhow::Error {
+    let reason = anyhow::anyhow!("{}", error.to_string().trim());
+    reason.context(crate::bad_input::BadInput)
+}
+
+/// The file in which a service keeps what its language model answered.
+#[cfg(feature = "embedded")]
+fn journal(name: ServiceName, needs: &Needs) -> Result<Option<std::path::PathBuf>> {
+    let Some(folder) = &needs.journals else {
+        return Ok(None);
+    };
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot write the folder {}", folder.display()))?;
+    Ok(Some(folder.join(format!("{name}.jsonl"))))
 }
 
 /// The image model that comes with the suite.

@@ -49,6 +49,9 @@ pub struct Synth {
     /// Share of each style; empty means equal shares.
     #[serde(default)]
     pub style_weights: BTreeMap<String, f32>,
+    /// How prompts are written.
+    #[serde(default, skip_serializing_if = "PromptSettings::is_default")]
+    pub prompts: PromptSettings,
     /// How images are sampled.
     #[serde(default)]
     pub image: ImageSettings,
@@ -58,6 +61,21 @@ pub struct Synth {
     /// What a sample must pass.
     #[serde(default)]
     pub gates: Gates,
+}
+
+/// How prompts are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptSettings {
+    /// Back-end that promptgen must have: `grammar` or `openai`. Empty takes whatever an endpoint
+    /// has, and the grammar in this process.
+    pub backend: String,
+}
+
+impl PromptSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How images are sampled.
@@ -96,6 +114,10 @@ pub enum PromptSyntax {
 pub struct DialogueSettings {
     /// Question–answer rounds per sample, 1 to 16.
     pub rounds: u32,
+    /// Back-end that dialogue must have: `grammar` or `openai`. Empty takes whatever an endpoint has,
+    /// and the grammar in this process.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub backend: String,
 }
 
 /// What a sample must pass. A recipe without `[synth.gates]` has the gates of [`Default`]; one
@@ -370,7 +392,10 @@ impl Default for ImageSettings {
 
 impl Default for DialogueSettings {
     fn default() -> Self {
-        Self { rounds: 3 }
+        Self {
+            rounds: 3,
+            backend: String::new(),
+        }
     }
 }
 

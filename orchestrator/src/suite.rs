@@ -32,6 +32,7 @@ use crate::{
     bad_input::{BadInput, complaint},
     cli::Global,
     embedded::Embedded,
+    recipe::Recipe,
     scoring::{SCORING, Scoring},
 };
 
@@ -93,6 +94,9 @@ impl FromStr for ServiceName {
     }
 }
 
+/// Folder, in that of a run or a dataset, of what language models answered.
+pub const JOURNALS: &str = "journals";
+
 /// What a command needs of the suite.
 #[derive(Debug, Clone)]
 pub struct Needs {
@@ -104,6 +108,10 @@ pub struct Needs {
     pub image_model: String,
     /// Whether it scores images, beside what `services` names.
     pub scoring: bool,
+    /// Back-ends that a recipe asks for.
+    pub backends: BTreeMap<ServiceName, String>,
+    /// Folder of the journals of language models that are asked in this process.
+    pub journals: Option<PathBuf>,
 }
 
 impl Needs {
@@ -114,6 +122,31 @@ impl Needs {
             artefact_roots: Vec::new(),
             image_model: String::new(),
             scoring: false,
+            backends: BTreeMap::new(),
+            journals: None,
+        }
+    }
+
+    /// Needs of a synthesis; language models in this process keep their answers in `journals`.
+    pub fn synthesis(recipe: &Recipe, journals: Option<PathBuf>) -> Self {
+        let synth = &recipe.synth;
+        let backends = [
+            (ServiceName::Promptgen, &synth.prompts.backend),
+            (ServiceName::Dialogue, &synth.dialogue.backend),
+        ];
+        let asked = backends.into_iter().filter(|(_, name)| !name.is_empty());
+        Self {
+            image_model: synth.image.model.clone(),
+            scoring: true,
+            backends: asked
+                .map(|(service, name)| (service, name.clone()))
+                .collect(),
+            journals,
+            ..Self::services(&[
+                ServiceName::Promptgen,
+                ServiceName::Diffusion,
+                ServiceName::Dialogue,
+            ])
         }
     }
 }
@@ -187,7 +220,8 @@ impl Suite {
                 _ => error.into(),
             })?;
             if wanted && remote.contains(&name) {
-                capabilities(name, channel.clone()).await?;
+                let found = capabilities(name, channel.clone()).await?;
+                check_backend(name, &found, needs)?;
             }
             channels.insert(name, channel);
         }
@@ -286,6 +320,20 @@ pub(crate) async fn capabilities(name: ServiceName, channel: Channel) -> Result<
             Err(other.context(BadInput))
         }
         Err(status) => Err(complaint(&status)),
+    }
+}
+
+/// Refuses an endpoint that writes by another back-end than the recipe asks for.
+fn check_backend(name: ServiceName, found: &Capabilities, needs: &Needs) -> Result<()> {
+    match needs.backends.get(&name) {
+        Some(asked) if *asked != found.backend => {
+            let other = anyhow!(
+                "the recipe asks for {name} by `{asked}`, the endpoint has `{}`: start it with --backend {asked}, or change the recipe",
+                found.backend
+            );
+            Err(other.context(BadInput))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     cli::PlanArgs,
     estimate::{self, Estimate},
     progress::Progress,
-    suite::{Needs, ServiceName},
+    suite::{JOURNALS, Needs, ServiceName},
 };
 
 pub(super) async fn execute(args: PlanArgs, session: &Session) -> Result<()> {
@@ -30,8 +30,7 @@ pub(super) async fn execute(args: PlanArgs, session: &Session) -> Result<()> {
     let needs = Needs {
         services,
         artefact_roots: roots.into_iter().chain(inputs).collect(),
-        image_model: recipe.synth.image.model.clone(),
-        scoring: true,
+        ..Needs::synthesis(&recipe, Some(folder.path().join(JOURNALS)))
     };
     let suite = session.open(&needs).await?;
     let progress = Progress::start("probe", 0);

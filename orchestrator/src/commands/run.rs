@@ -11,7 +11,7 @@ use crate::{
     files,
     recipe::Recipe,
     scores::Scores,
-    suite::{Needs, ServiceName},
+    suite::{JOURNALS, Needs, ServiceName},
 };
 
 pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
@@ -40,8 +40,7 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
     let needs = Needs {
         services: ServiceName::ALL.to_vec(),
         artefact_roots: roots.into_iter().chain(inputs).collect(),
-        image_model: recipe.synth.image.model.clone(),
-        scoring: true,
+        ..Needs::synthesis(&recipe, Some(out.join(JOURNALS)))
     };
     let suite = session.open(&needs).await?;
     let outcome = experiment::run(&suite, &session.assets, &recipe, &text, &folder, budget).await;

@@ -6,7 +6,7 @@ use super::{BadInput, Session, make_folder, run::read_recipe};
 use crate::{
     cli::SynthArgs,
     experiment::synthesize_with_progress,
-    suite::{Needs, ServiceName},
+    suite::{JOURNALS, Needs},
     synth::{Plan, Share},
 };
 
@@ -33,15 +33,12 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     if let Some(folder) = out.folder() {
         make_folder(folder)?;
     }
-    let needs = Needs {
-        image_model: recipe.synth.image.model.clone(),
-        scoring: true,
-        ..Needs::services(&[
-            ServiceName::Promptgen,
-            ServiceName::Diffusion,
-            ServiceName::Dialogue,
-        ])
-    };
+    // A journal belongs to one process.
+    let journals = out.folder().map(|out| match shard_count {
+        1 => out.join(JOURNALS),
+        _ => out.join(JOURNALS).join(format!("shard-{shard_index}")),
+    });
+    let needs = Needs::synthesis(&recipe, journals);
     let suite = session.open(&needs).await?;
     let share = Share {
         index: shard_index,
