@@ -79,6 +79,28 @@ fn the_same_recipe_gives_the_same_dataset_undisturbed_killed_or_shared_out() {
 }
 
 #[test]
+fn a_budget_ends_a_run_between_partitions_and_the_rest_is_made_another_day() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = write(folder.path(), SYNTHESIS);
+    let whole = synth(&recipe, &folder.path().join("whole"), &[]);
+
+    let out = folder.path().join("out");
+    let output = command("synth", &recipe, &out, &["--budget", "1images"])
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("budget of 1 images"), "{complaint}");
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let made = summary["made_partitions"].as_u64().unwrap();
+    assert!(made > 0 && made < whole["made_partitions"].as_u64().unwrap());
+
+    let rest = synth(&recipe, &out, &["--budget", "2h"]);
+    assert_eq!(rest["manifest_sha256"], whole["manifest_sha256"]);
+    assert_eq!(rest["stopped_at_budget"], false);
+}
+
+#[test]
 fn a_run_leaves_everything_and_a_finished_one_calls_no_model() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = write(folder.path(), EXPERIMENT);

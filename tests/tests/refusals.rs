@@ -13,7 +13,7 @@ use std::{
     process::{Command, Output},
 };
 
-use tests::{assets, checkout, program};
+use tests::{Service, assets, checkout, program};
 
 #[test]
 fn a_recipe_is_refused_by_the_name_of_what_is_wrong() {
@@ -120,6 +120,39 @@ fn a_closed_port_is_named_with_what_to_do() {
         &output,
         1,
         &["diffusion", &address.to_string(), "connection refused"],
+    );
+}
+
+#[test]
+fn an_endpoint_that_is_another_service_or_back_end_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = folder.path().join("recipe.toml");
+    let text =
+        "seed = 1\n[synth]\nabilities = { animal = 1 }\n[synth.prompts]\nbackend = \"openai\"\n";
+    fs::write(&recipe, text).unwrap();
+    let promptgen = Service::start("promptgen", |_| {});
+    let synth = |endpoints: &str| {
+        diptych(|command| {
+            command
+                .arg("synth")
+                .arg(&recipe)
+                .arg("--out")
+                .arg(folder.path().join("out"))
+                .args(["--endpoints", endpoints])
+        })
+    };
+    let output = synth(&promptgen.named_endpoint());
+    refused(&output, 2, &["promptgen", "`openai`", "`grammar`"]);
+
+    let wrong = format!("diffusion={}", promptgen.endpoint());
+    let plain = text.replace("openai", "grammar");
+    fs::write(&recipe, plain).unwrap();
+    let output = synth(&wrong);
+    refused(&output, 2, &["no diffusion service", &promptgen.endpoint()]);
+    refused(
+        &synth("diffusion=127.0.0.1:9"),
+        2,
+        &["127.0.0.1:9", "http://"],
     );
 }
 
