@@ -27,7 +27,7 @@ use tonic::{Request, Response, Status, transport::Server};
 
 /// What is wrong with a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     None,
     TellsNoBound,
     ListsNothing,
@@ -59,7 +59,7 @@ const MAX_ITEMS: usize = 16;
 const MODEL: &str = "squares";
 
 /// Serves with all that the suite's own services have.
-pub async fn serve(fault: Fault) -> Handle {
+pub(crate) async fn serve(fault: Fault) -> Handle {
     let telemetry = Telemetry::start(&TelemetryOptions::default(), "diffusion").unwrap();
     let service = Service::new(&telemetry, proto::FILE_DESCRIPTOR_SET)
         .with(DiffusionServiceServer::new(Stage::new(fault)));
@@ -73,7 +73,7 @@ pub async fn serve(fault: Fault) -> Handle {
 }
 
 /// Serves the calls and nothing else: no health, no reflection, no deadline while it streams.
-pub async fn serve_bare() -> String {
+pub(crate) async fn serve_bare() -> String {
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let incoming = tonic::transport::server::TcpIncoming::from(socket);
@@ -145,7 +145,7 @@ impl Stage {
             height_px,
             ..
         } = settings;
-        let fits = |side: u32| side <= 4 * SIDE_PX && side % MULTIPLE_PX == 0;
+        let fits = |side: u32| side <= 4 * SIDE_PX && side.is_multiple_of(MULTIPLE_PX);
         self.refuse_if(
             !fits(width_px),
             "settings.width_px",
@@ -186,8 +186,8 @@ impl Stage {
             sample_id: item.sample_id.clone(),
             result: Some(result),
         };
-        let steps = if tells { 1..=step_count } else { 1..=0 };
-        let mut replies: Vec<_> = steps
+        let told = if tells { step_count } else { 0 };
+        let mut replies: Vec<_> = (1..=told)
             .map(|done_step_count| {
                 reply(Outcome::Progress(StepProgress {
                     done_step_count,
