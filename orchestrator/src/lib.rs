@@ -7,6 +7,7 @@
 
 pub mod assets;
 mod bad_input;
+mod beside;
 pub mod cli;
 mod commands;
 pub mod conformance;

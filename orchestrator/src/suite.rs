@@ -7,17 +7,25 @@ use anyhow::{Context as _, Result, bail};
 use proto::{
     dialogue::v1::dialogue_service_client::DialogueServiceClient,
     diffusion::v1::{
-        ScoreImagesRequest, ScoreMeasure, diffusion_service_client::DiffusionServiceClient,
+        diffusion_service_client::DiffusionServiceClient,
         image_scoring_service_client::ImageScoringServiceClient,
     },
     eval::v1::eval_service_client::EvalServiceClient,
-    promptgen::v1::promptgen_service_client::PromptgenServiceClient,
+    promptgen::v1::{
+        promptgen_service_client::PromptgenServiceClient,
+        text_embedding_service_client::TextEmbeddingServiceClient,
+    },
     trainer::v1::trainer_service_client::TrainerServiceClient,
 };
 use runtime::{Channel, Telemetry};
 
 use crate::bad_input::BadInput;
-use crate::{assets::Assets, cli::Global, embedded::Embedded};
+use crate::{
+    assets::Assets,
+    beside::{Guest, Search, Stay},
+    cli::Global,
+    embedded::Embedded,
+};
 
 /// The five services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,9 +76,10 @@ impl FromStr for ServiceName {
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|name| name.as_str() == text);
         found.with_context(|| {
-            let known: Vec<&str> = Self::ALL.iter().map(|name| name.as_str()).collect();
+            let services = Self::ALL.iter().map(|name| name.as_str());
+            let known: Vec<&str> = services.chain(Guest::ALL.map(Guest::as_str)).collect();
             format!(
-                "no service is called `{text}`; there are {} and {SCORING}",
+                "no service is called `{text}`; there are {}",
                 known.join(", ")
             )
         })
@@ -86,8 +95,8 @@ pub struct Needs {
     pub artefact_roots: Vec<PathBuf>,
     /// Image model to serve in this process, by name or folder; empty for the default.
     pub image_model: String,
-    /// Whether it scores images, beside what `services` names.
-    pub scoring: bool,
+    /// Whether it scores images and embeds texts, beside what `services` names.
+    pub measures: bool,
 }
 
 impl Needs {
@@ -97,7 +106,7 @@ impl Needs {
             services: services.to_vec(),
             artefact_roots: Vec::new(),
             image_model: String::new(),
-            scoring: false,
+            measures: false,
         }
     }
 }
@@ -111,6 +120,8 @@ pub struct Suite {
     pub diffusion: DiffusionServiceClient<Channel>,
     /// Scores of images.
     pub scoring: ImageScoringServiceClient<Channel>,
+    /// Vectors of texts.
+    pub embedding: TextEmbeddingServiceClient<Channel>,
     /// Conversations.
     pub dialogue: DialogueServiceClient<Channel>,
     /// Training.
@@ -118,13 +129,9 @@ pub struct Suite {
     /// Evaluation.
     pub eval: EvalServiceClient<Channel>,
     embedded: Embedded,
-    /// Scores images in this process where the diffusion endpoint does not.
-    scoring_host: Embedded,
+    /// What hosts scoring and embedding in this process, where no endpoint does.
+    hosts: [Embedded; 2],
 }
-
-/// Name of the image scoring in `--endpoints`. It is a service of its own in the schemas, and
-/// hosted by diffusion unless said otherwise: who replaces diffusion need not bring it.
-const SCORING: &str = "scoring";
 
 /// Messages up to this size are read and sent; an image is under 4 MiB, a request holds several.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -169,28 +176,28 @@ impl Suite {
             };
             channels.insert(name, channel);
         }
-        let diffusion = channels[&ServiceName::Diffusion].clone();
-        let is_foreign = remote.contains(&ServiceName::Diffusion);
-        let scoring = Scoring::open(
-            global,
-            assets,
-            telemetry,
-            needs.scoring,
-            diffusion,
-            is_foreign,
-        );
-        let scoring = scoring.await?;
-        Ok(Self::over(
-            |name| channels[&name].clone(),
-            embedded,
-            scoring,
-        ))
+        let find = async |guest: Guest| {
+            let search = Search {
+                global,
+                assets,
+                telemetry,
+                is_needed: needs.measures,
+            };
+            let host = guest.host();
+            let stay = guest.find(search, channels[&host].clone(), remote.contains(&host));
+            stay.await
+        };
+        let scoring = find(Guest::Scoring).await?;
+        let embedding = find(Guest::Embedding).await?;
+        let channel = |name| channels[&name].clone();
+        Ok(Self::over(channel, embedded, scoring, embedding))
     }
 
     fn over(
         channel: impl Fn(ServiceName) -> Channel,
         embedded: Embedded,
-        scoring: Scoring,
+        scoring: Stay,
+        embedding: Stay,
     ) -> Self {
         macro_rules! client {
             ($client:ident, $name:ident) => {
@@ -206,11 +213,12 @@ impl Suite {
             promptgen: client!(PromptgenServiceClient, Promptgen),
             diffusion: client!(DiffusionServiceClient, Diffusion),
             scoring: client!(ImageScoringServiceClient, over scoring.channel),
+            embedding: client!(TextEmbeddingServiceClient, over embedding.channel),
             dialogue: client!(DialogueServiceClient, Dialogue),
             trainer: client!(TrainerServiceClient, Trainer),
             eval: client!(EvalServiceClient, Eval),
             embedded,
-            scoring_host: scoring.host,
+            hosts: [scoring.host, embedding.host],
         }
     }
 
@@ -224,74 +232,15 @@ impl Suite {
     /// # Errors
     /// A service that ended with an error.
     pub async fn close(self) -> Result<()> {
-        let closed = self.scoring_host.close().await;
-        self.embedded.close().await.and(closed)
+        let mut closed = self.embedded.close().await;
+        for host in self.hosts {
+            closed = closed.and(host.close().await);
+        }
+        closed
     }
 }
 
-/// Where images are scored.
-struct Scoring {
-    channel: Channel,
-    /// What was started in this process for it.
-    host: Embedded,
-}
-
-impl Scoring {
-    /// The endpoint that was given for it; else diffusion's, where that offers it; else a service
-    /// in this process.
-    async fn open(
-        global: &Global,
-        assets: &Assets,
-        telemetry: &Telemetry,
-        is_needed: bool,
-        diffusion: Channel,
-        is_foreign: bool,
-    ) -> Result<Self> {
-        let beside = |channel| Self {
-            channel,
-            host: Embedded::default(),
-        };
-        if !is_needed {
-            return Ok(beside(diffusion));
-        }
-        if let Some(endpoint) = scoring_endpoint(&global.endpoints) {
-            let channel = Channel::connect(SCORING, endpoint, &global.client, telemetry).await?;
-            return Ok(beside(channel));
-        }
-        if !is_foreign || cfg!(not(feature = "embedded")) || scores_images(&diffusion).await {
-            return Ok(beside(diffusion));
-        }
-        let needs = Needs::services(&[]);
-        let host = Embedded::start(global, assets, &needs, &[ServiceName::Diffusion]).await?;
-        let endpoint = host
-            .endpoints()
-            .remove(&ServiceName::Diffusion)
-            .unwrap_or_default();
-        let channel = Channel::connect(SCORING, &endpoint, &Default::default(), telemetry).await?;
-        Ok(Self { channel, host })
-    }
-}
-
-/// Whether an endpoint scores images: asked to score none, one that does refuses the request, and
-/// one that does not, the call.
-async fn scores_images(diffusion: &Channel) -> bool {
-    let mut client = ImageScoringServiceClient::new(diffusion.clone());
-    let request = ScoreImagesRequest {
-        measures: vec![ScoreMeasure::Alignment.into()],
-        ..ScoreImagesRequest::default()
-    };
-    let refused = client.score_images(request).await.err();
-    refused.is_none_or(|status| status.code() != tonic::Code::Unimplemented)
-}
-
-/// The endpoint of image scoring in `--endpoints`, where one is given.
-fn scoring_endpoint(given: &[String]) -> Option<&str> {
-    let named = given.iter().filter_map(|entry| entry.split_once('='));
-    let mut scoring = named.filter(|(name, _)| name.trim() == SCORING);
-    scoring.next_back().map(|(_, url)| url.trim())
-}
-
-/// Reads `--endpoints`, but for the scoring's.
+/// Reads `--endpoints`, but for those of guests, which [`Guest::endpoint`] finds.
 pub(crate) fn parse_endpoints(given: &[String]) -> Result<BTreeMap<ServiceName, String>> {
     let mut endpoints = BTreeMap::new();
     for entry in given.iter().filter(|entry| !entry.is_empty()) {
@@ -300,7 +249,7 @@ pub(crate) fn parse_endpoints(given: &[String]) -> Result<BTreeMap<ServiceName, 
                 "--endpoints wants name=URL, such as diffusion=http://127.0.0.1:50052, not `{entry}`"
             );
         };
-        if name.trim() != SCORING {
+        if Guest::named(name.trim()).is_none() {
             endpoints.insert(name.trim().parse()?, url.trim().to_owned());
         }
     }
@@ -320,7 +269,7 @@ mod tests {
         .unwrap();
         assert_eq!(good[&ServiceName::Diffusion], "http://h:1");
         let apart = ["scoring=http://h:3".to_owned()];
-        assert_eq!(scoring_endpoint(&apart), Some("http://h:3"));
+        assert_eq!(Guest::Scoring.endpoint(&apart), Some("http://h:3"));
         assert!(parse_endpoints(&apart).unwrap().is_empty());
         let error = parse_endpoints(&["difusion=http://h:1".to_owned()])
             .unwrap_err()

@@ -39,7 +39,7 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
         services: ServiceName::ALL.to_vec(),
         artefact_roots: roots.into_iter().chain(inputs).collect(),
         image_model: recipe.synth.image.model.clone(),
-        scoring: true,
+        measures: true,
     };
     let suite = session.open(&needs).await?;
     let outcome = experiment::run(&suite, &session.assets, &recipe, &text, &folder).await;

@@ -32,7 +32,7 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     make_folder(&out)?;
     let needs = Needs {
         image_model: recipe.synth.image.model.clone(),
-        scoring: true,
+        measures: true,
         ..Needs::services(&[
             ServiceName::Promptgen,
             ServiceName::Diffusion,
