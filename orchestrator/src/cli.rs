@@ -32,8 +32,9 @@ pub struct Global {
     #[arg(long, global = true, env = "DIPTYCH_ASSETS", value_name = "DIR")]
     pub assets: Option<PathBuf>,
     /// Services to use, as name=URL: `--endpoints diffusion=http://host:50052`. Services that
-    /// are not named are started in this process. Images are scored at `scoring`; without it at
-    /// `diffusion`, where that offers it, else in this process.
+    /// are not named are started in this process. Images are scored at `scoring` and texts
+    /// embedded at `embedding`; without them at `diffusion` and `promptgen`, where these offer it,
+    /// else in this process.
     #[arg(
         long,
         global = true,

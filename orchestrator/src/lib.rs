@@ -7,6 +7,7 @@
 
 pub mod assets;
 mod bad_input;
+mod beside;
 pub mod cli;
 mod commands;
 pub mod conformance;
@@ -20,7 +21,6 @@ pub mod recipe;
 pub mod report;
 mod run_report;
 pub mod scores;
-mod scoring;
 pub mod suite;
 pub mod synth;
 mod toml_file;

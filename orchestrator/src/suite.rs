@@ -30,10 +30,10 @@ use tonic::{Code, Status};
 use crate::{
     assets::Assets,
     bad_input::{BadInput, complaint},
+    beside::{Guest, Search, Stay},
     cli::Global,
     embedded::Embedded,
     recipe::Recipe,
-    scoring::{SCORING, Scoring},
 };
 
 /// The five services.
@@ -85,7 +85,8 @@ impl FromStr for ServiceName {
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|name| name.as_str() == text);
         found.with_context(|| {
-            let known: Vec<&str> = Self::ALL.iter().map(|name| name.as_str()).collect();
+            let services = Self::ALL.iter().map(|name| name.as_str());
+            let known: Vec<&str> = services.chain(Guest::ALL.map(Guest::as_str)).collect();
             format!(
                 "no service is called `{text}`; there are {} and {SCORING}",
                 known.join(", ")
@@ -106,8 +107,8 @@ pub struct Needs {
     pub artefact_roots: Vec<PathBuf>,
     /// Image model to serve in this process, by name or folder; empty for the default.
     pub image_model: String,
-    /// Whether it scores images, beside what `services` names.
-    pub scoring: bool,
+    /// Whether it scores images and embeds texts, beside what `services` names.
+    pub measures: bool,
     /// Back-ends that a recipe asks for.
     pub backends: BTreeMap<ServiceName, String>,
     /// Folder of the journals of language models that are asked in this process.
@@ -121,7 +122,7 @@ impl Needs {
             services: services.to_vec(),
             artefact_roots: Vec::new(),
             image_model: String::new(),
-            scoring: false,
+            measures: false,
             backends: BTreeMap::new(),
             journals: None,
         }
@@ -137,7 +138,7 @@ impl Needs {
         let asked = backends.into_iter().filter(|(_, name)| !name.is_empty());
         Self {
             image_model: synth.image.model.clone(),
-            scoring: true,
+            measures: true,
             backends: asked
                 .map(|(service, name)| (service, name.clone()))
                 .collect(),
@@ -170,8 +171,8 @@ pub struct Suite {
     pub eval: EvalServiceClient<Channel>,
     channels: BTreeMap<ServiceName, Channel>,
     embedded: Embedded,
-    /// Scores images in this process where the diffusion endpoint does not.
-    scoring_host: Embedded,
+    /// What hosts scoring and embedding in this process, where no endpoint does.
+    hosts: [Embedded; 2],
 }
 
 /// Messages up to this size are read and sent; an image is under 4 MiB, a request holds several.
@@ -225,13 +226,19 @@ impl Suite {
             }
             channels.insert(name, channel);
         }
-        let diffusion = channels[&ServiceName::Diffusion].clone();
-        let is_foreign = remote.contains(&ServiceName::Diffusion);
-        let scoring = match needs.scoring {
-            true => Scoring::open(global, assets, telemetry, diffusion, is_foreign).await?,
-            false => Scoring::beside(diffusion),
+        let find = async |guest: Guest| {
+            let search = Search {
+                global,
+                assets,
+                telemetry,
+                is_needed: needs.measures,
+            };
+            let host = guest.host();
+            let stay = guest.find(search, channels[&host].clone(), remote.contains(&host));
+            stay.await
         };
-        Ok(Self::over(channels, embedded, scoring))
+        let guests = [find(Guest::Scoring).await?, find(Guest::Embedding).await?];
+        Ok(Self::over(channels, embedded, guests))
     }
 
     /// What a service says it can do.
@@ -245,7 +252,7 @@ impl Suite {
     fn over(
         channels: BTreeMap<ServiceName, Channel>,
         embedded: Embedded,
-        scoring: Scoring,
+        [scoring, embedding]: [Stay; 2],
     ) -> Self {
         macro_rules! client {
             ($client:ident, $name:ident) => {
@@ -259,7 +266,7 @@ impl Suite {
         }
         Self {
             promptgen: client!(PromptgenServiceClient, Promptgen),
-            embedding: client!(TextEmbeddingServiceClient, Promptgen),
+            embedding: client!(TextEmbeddingServiceClient, over embedding.channel),
             diffusion: client!(DiffusionServiceClient, Diffusion),
             scoring: client!(ImageScoringServiceClient, over scoring.channel),
             dialogue: client!(DialogueServiceClient, Dialogue),
@@ -267,7 +274,7 @@ impl Suite {
             eval: client!(EvalServiceClient, Eval),
             channels,
             embedded,
-            scoring_host: scoring.host,
+            hosts: [scoring.host, embedding.host],
         }
     }
 
@@ -281,8 +288,11 @@ impl Suite {
     /// # Errors
     /// A service that ended with an error.
     pub async fn close(self) -> Result<()> {
-        let closed = self.scoring_host.close().await;
-        self.embedded.close().await.and(closed)
+        let mut closed = self.embedded.close().await;
+        for host in self.hosts {
+            closed = closed.and(host.close().await);
+        }
+        closed
     }
 }
 
@@ -356,7 +366,7 @@ async fn once_loaded<T>(call: impl AsyncFn() -> Result<T, Status>) -> Result<T, 
     }
 }
 
-/// Reads `--endpoints`, but for the scoring's.
+/// Reads `--endpoints`, but for those of guests, which [`Guest::endpoint`] finds.
 pub(crate) fn parse_endpoints(given: &[String]) -> Result<BTreeMap<ServiceName, String>> {
     let mut endpoints = BTreeMap::new();
     for entry in given.iter().filter(|entry| !entry.is_empty()) {
@@ -365,7 +375,7 @@ pub(crate) fn parse_endpoints(given: &[String]) -> Result<BTreeMap<ServiceName, 
                 "--endpoints wants name=URL, such as diffusion=http://127.0.0.1:50052, not `{entry}`"
             );
         };
-        if name.trim() != SCORING {
+        if Guest::named(name.trim()).is_none() {
             endpoints.insert(name.trim().parse()?, url.trim().to_owned());
         }
     }
@@ -385,6 +395,7 @@ mod tests {
         .unwrap();
         assert_eq!(good[&ServiceName::Diffusion], "http://h:1");
         let apart = ["scoring=http://h:3".to_owned()];
+        assert_eq!(Guest::Scoring.endpoint(&apart), Some("http://h:3"));
         assert!(parse_endpoints(&apart).unwrap().is_empty());
         let error = parse_endpoints(&["difusion=http://h:1".to_owned()])
             .unwrap_err()

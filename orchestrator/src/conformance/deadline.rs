@@ -59,32 +59,26 @@ pub(super) async fn judge<R, M>(
         let mut request = Request::new(request);
         request.set_timeout(deadline);
         let begun = Instant::now();
-        let ended = collect(call(wire, origin, request).await).await;
-        verdict(ended.map(drop), begun.elapsed(), deadline)
+        let ended = async { collect(call(wire, origin, request).await).await };
+        let ended = tokio::time::timeout(deadline + GRACE, ended).await;
+        let seconds = (begun.elapsed().as_secs_f64(), deadline.as_secs_f64());
+        let after = format!("{:.2} s, deadline {:.2} s", seconds.0, seconds.1);
+        match ended {
+            Err(_) => Err(Miss::broken(format!("it went on after {after}"))),
+            Ok(Ok(_)) => Err(Miss::not_judged(format!(
+                "it had done the work after {after}"
+            ))),
+            Ok(Err(status)) => late(&status, &after),
+        }
     };
     ledger.judge(rule, look).await;
 }
 
-fn verdict(ended: Result<(), Status>, took: Duration, deadline: Duration) -> Seen {
-    let after = format!(
-        "{:.2} s, deadline {:.2} s",
-        took.as_secs_f64(),
-        deadline.as_secs_f64()
-    );
-    match ended {
-        Ok(()) if took <= deadline + GRACE => Err(Miss::not_judged(format!(
-            "it had done the work after {after}"
-        ))),
-        Ok(()) => Err(Miss::broken(format!(
-            "it went on and answered after {after}"
-        ))),
-        Err(status) if status.code() != Code::DeadlineExceeded => {
-            Err(Miss::broken(format!("{} after {after}", sentence(&status))))
-        }
-        Err(_) if took > deadline + GRACE => Err(Miss::broken(format!(
-            "DEADLINE_EXCEEDED only after {after}"
-        ))),
-        Err(_) => Ok(format!("DEADLINE_EXCEEDED after {after}")),
+fn late(status: &Status, after: &str) -> Seen {
+    let seen = format!("{} after {after}", sentence(status));
+    match status.code() {
+        Code::DeadlineExceeded => Ok(format!("DEADLINE_EXCEEDED after {after}")),
+        _ => Err(Miss::broken(seen)),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Rules of every service, whatever it does: health, reflection, and saying what it can do.
 
+use std::time::Duration;
+
 use futures::stream;
 use proto::dataset::v1::Capabilities;
 use runtime::Channel;
@@ -16,6 +18,9 @@ use super::{
     ledger::{Ledger, Miss, Refusal, Rule, Seen, holds, is_sha256},
 };
 
+/// How long until a service that is loading its model is asked again.
+const LOADING_PAUSE: Duration = Duration::from_millis(200);
+
 /// The rules of every service, at one endpoint.
 pub(super) struct Manners<'a> {
     name: &'static str,
@@ -31,7 +36,7 @@ impl<'a> Manners<'a> {
     pub(super) async fn judge(&self, ledger: &mut Ledger) {
         let rule = Rule::must(
             "health_serving",
-            "grpc.health.v1.Health says SERVING for the service's full name.",
+            "grpc.health.v1.Health says SERVING for the service's full name, once it has loaded.",
             "register the gRPC health service and set SERVING for the full name once the model has answered",
         );
         ledger.judge(rule, self.serving(self.name)).await;
@@ -49,16 +54,21 @@ impl<'a> Manners<'a> {
         ledger.judge(rule, self.reflected()).await;
     }
 
+    /// Waits while the service says that it is not ready: it may be loading its model.
     async fn serving(&self, name: &str) -> Seen {
-        let request = HealthCheckRequest {
-            service: name.to_owned(),
-        };
-        let reply = HealthClient::new(self.channel.clone())
-            .check(request)
-            .await?;
-        let status = reply.into_inner().status();
-        holds(status == ServingStatus::Serving, status.as_str_name())?;
-        Ok("SERVING".to_owned())
+        loop {
+            let request = HealthCheckRequest {
+                service: name.to_owned(),
+            };
+            let reply = HealthClient::new(self.channel.clone())
+                .check(request)
+                .await?;
+            match reply.into_inner().status() {
+                ServingStatus::Serving => return Ok("SERVING".to_owned()),
+                ServingStatus::NotServing => tokio::time::sleep(LOADING_PAUSE).await,
+                other => return Err(Miss::broken(other.as_str_name())),
+            }
+        }
     }
 
     async fn reflected(&self) -> Seen {

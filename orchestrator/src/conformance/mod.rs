@@ -3,7 +3,8 @@
 //!
 //! [`judge`] asks the rules of one [`Subject`]; [`report`] is what it hands back. [`ledger`] keeps
 //! the verdicts, [`manners`] has the rules of every service, [`jobs`] those of long work, and each
-//! stage has a file with its own.
+//! stage has a file with its own. A function that asks rules one after the other is as long as its
+//! list of rules: each has its name, its sentence and its remedy beside the look at it.
 
 mod deadline;
 mod dialogue;

@@ -186,8 +186,8 @@ impl Stage {
             sample_id: item.sample_id.clone(),
             result: Some(result),
         };
-        let steps = 1..=if tells { step_count } else { 0 };
-        let mut replies: Vec<_> = steps
+        let told = if tells { step_count } else { 0 };
+        let mut replies: Vec<_> = (1..=told)
             .map(|done_step_count| {
                 reply(Outcome::Progress(StepProgress {
                     done_step_count,

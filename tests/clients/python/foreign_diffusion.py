@@ -44,6 +44,7 @@ MAX_ITEMS = 64
 MAX_CALLS = 16  # rendering and waiting; the next is refused
 MAX_SIDE_PX = 2048
 MAX_MESSAGE_BYTES = 16 << 20
+MAX_IMAGE_BYTES = 4 << 20  # of the schema
 HEX = set("0123456789abcdef")
 # Samplers by the schema's names; what is not here is refused.
 SAMPLERS = {
@@ -150,6 +151,7 @@ class Stage(pb_grpc.DiffusionServiceServicer):
         if not self.room.acquire(blocking=False):
             full = Refused(code_pb2.RESOURCE_EXHAUSTED, "", f"{MAX_CALLS} calls are waiting already")
             context.abort_with_status(full.status())
+        # As long as the request makes it: a few words per step, and a picture per item.
         replies, left = queue.Queue(), threading.Event()
         # Called at the end of the call, however it ends: cancelled, too late, or done.
         if not context.add_callback(left.set):
@@ -302,6 +304,8 @@ class Stage(pb_grpc.DiffusionServiceServicer):
         mark.add_text("model", self.name)
         file = io.BytesIO()
         picture.save(file, "PNG", pnginfo=mark)
+        if file.tell() >= MAX_IMAGE_BYTES:
+            raise ValueError(f"the PNG has {file.tell()} bytes, and a message takes {MAX_IMAGE_BYTES}")
         image.sample_id, image.data, image.media_type = item.sample_id, file.getvalue(), "image/png"
         image.width_px, image.height_px = picture.size
         image.sha256, image.ai_generated = hashlib.sha256(image.data).hexdigest(), True

@@ -89,13 +89,13 @@ impl Stage {
 
     async fn truncated(&self) -> Seen {
         let mut long = item(23, 0, 1);
-        long.prompt = "a fox in the snow beside a red barn, ".repeat(60);
+        long.prompt = "a fox in the snow beside a red barn, ".repeat(20);
         let long = self.one(asking(vec![long])).await?.prompt_truncated;
         let short = self
             .one(asking(vec![item(23, 1, 1)]))
             .await?
             .prompt_truncated;
-        let seen = format!("600 words: {long}; two words: {short}");
+        let seen = format!("180 words: {long}; two words: {short}");
         holds(long && !short, seen.clone()).map(|()| seen)
     }
 }
