@@ -34,7 +34,8 @@ async fn main() -> Result<()> {
         counts = vec![10_000, 100_000];
     }
     let address = stub_stages::serve().await;
-    let endpoints = ["promptgen", "diffusion", "dialogue"]
+    // The last two are not offered there, which is an answer; unnamed, they would start here.
+    let endpoints = ["promptgen", "diffusion", "dialogue", "scoring", "embedding"]
         .map(|name| format!("{name}=http://{address}"))
         .join(",");
     println!(
