@@ -88,7 +88,7 @@ impl FromStr for ServiceName {
             let services = Self::ALL.iter().map(|name| name.as_str());
             let known: Vec<&str> = services.chain(Guest::ALL.map(Guest::as_str)).collect();
             format!(
-                "no service is called `{text}`; there are {} and {SCORING}",
+                "no service is called `{text}`; there are {}",
                 known.join(", ")
             )
         })
