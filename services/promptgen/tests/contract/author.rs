@@ -5,9 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use promptgen::{Backend, Options, start};
 use proto::dataset::v1::PromptSyntax;
-use proto::promptgen::v1::{
-    GeneratePromptsRequest, GetCapabilitiesRequest, ListAbilitiesRequest, PromptSplit,
-};
+use proto::promptgen::v1::{GeneratePromptsRequest, GetCapabilitiesRequest, PromptSplit};
 use runtime::{Listener, Telemetry, error::retry_after, options::ListenOptions};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -305,29 +303,4 @@ async fn the_service_waits_for_its_model_and_does_not_start_without_its_key_or_m
     unknown.llm.model = Some("other".to_owned());
     let failure = failure_of(unknown).await;
     assert!(failure.contains("other"), "{failure}");
-}
-
-#[tokio::test]
-async fn the_further_abilities_load_and_say_how_many_pictures_they_take() {
-    let further = Options {
-        abilities: options().abilities.join("more"),
-        embedding_model: String::new(),
-        ..options()
-    };
-    let (_handle, mut client) = serve(further).await;
-    let listed = client.list_abilities(ListAbilitiesRequest::default()).await;
-    let listed = listed.unwrap().into_inner().abilities;
-    let pictures = listed
-        .iter()
-        .map(|ability| (ability.name.as_str(), ability.images_per_sample));
-    let expected = [
-        ("counting", 1),
-        ("difference", 2),
-        ("one_per_turn", 3),
-        ("position", 1),
-        ("relation", 2),
-        ("similarity", 2),
-        ("text", 1),
-    ];
-    assert_eq!(pictures.collect::<Vec<_>>(), expected);
 }

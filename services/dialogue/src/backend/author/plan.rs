@@ -174,10 +174,13 @@ mod tests {
             assert_ne!(plan[0].kind, QuestionKind::FollowUp);
             shapes.insert((images > 1, plan[0].shows.len() == images));
             for round in &plan {
-                assert_eq!(
-                    round.kind == QuestionKind::MultiImage,
-                    round.about == About::All
-                );
+                // A follow-up is about what the round before it was about.
+                let is_about_all = round.about == About::All;
+                match round.kind {
+                    QuestionKind::MultiImage => assert!(is_about_all),
+                    QuestionKind::FollowUp => {}
+                    _ => assert!(!is_about_all),
+                }
                 tasks.extend((round.kind == QuestionKind::MultiImage).then_some(round.task));
                 yes[usize::from(round.is_yes)] += usize::from(round.kind == QuestionKind::YesNo);
             }
