@@ -187,7 +187,8 @@ mod tests {
         }
         assert_eq!(shapes.len(), 3);
         assert_eq!(tasks.len(), 3);
-        assert!(yes[0].abs_diff(yes[1]) < 12, "{yes:?}");
+        // A coin decides each first one: sixty throws have a standard deviation of 7.7.
+        assert!(yes[0].abs_diff(yes[1]) < 24, "{yes:?}");
         let follow_up = vec![QuestionKind::FollowUp];
         assert!(rounds(follow_up, 1, 2, Draws::new(&["none"])).is_none());
     }
