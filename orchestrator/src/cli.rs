@@ -156,7 +156,8 @@ pub struct RunArgs {
     /// Folder of the run.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// What synthesis may take before it stops, to be continued: 90s, 30m, 2h, 500images.
+    /// What making the dataset may take before it stops, to be continued: 90s, 30m, 2h, 500images;
+    /// the benchmark's pictures, training and evaluation are not counted.
     #[arg(long, value_name = "CAP")]
     pub budget: Option<Budget>,
 }

@@ -176,11 +176,12 @@ async fn start(
                 backend => {
                     let arguments =
                         promptgen::Arguments::try_parse_from(backend_arguments(name, backend));
+                    let found = arguments.map_err(not_offered)?.service();
                     promptgen::Options {
                         abilities: root.join("abilities"),
                         assets: root,
-                        journal: journal(name, needs)?,
-                        ..arguments.map_err(not_offered)?.service()
+                        journal: journal(name, needs)?.or(found.journal.clone()),
+                        ..found
                     }
                 }
             };
@@ -208,10 +209,11 @@ async fn start(
                 backend => {
                     let arguments =
                         dialogue::Arguments::try_parse_from(backend_arguments(name, backend));
+                    let found = arguments.map_err(not_offered)?.service();
                     dialogue::Options {
                         abilities: root.join("abilities"),
-                        journal: journal(name, needs)?,
-                        ..arguments.map_err(not_offered)?.service()
+                        journal: journal(name, needs)?.or(found.journal.clone()),
+                        ..found
                     }
                 }
             };

@@ -35,10 +35,16 @@ pub(super) async fn execute(args: PlanArgs, session: &Session) -> Result<()> {
     let suite = session.open(&needs).await?;
     let progress = Progress::start("probe", 0);
     let rates = estimate::measure(&suite, &session.assets, &recipe, folder.path()).await;
+    let backends = needs.backends.values();
+    let is_all_here = needs.services.iter().all(|&name| suite.is_embedded(name))
+        && backends.into_iter().all(|backend| backend == "grammar");
     suite.close().await?;
     let rates = rates?;
     progress.finish("done");
-    let estimate = Estimate::new(&recipe, &rates);
+    let mut estimate = Estimate::new(&recipe, &rates);
+    if is_all_here {
+        estimate = estimate.all_here();
+    }
     session.say(&estimate, &table(&estimate))
 }
 
@@ -61,12 +67,15 @@ fn table(estimate: &Estimate) -> String {
     }
     lines.push(format!("{:<46} {:>10}", "all", clock(estimate.seconds)));
     lines.push(format!(
-        "\n{} prompts, {} pictures, {} dialogues; {:.1} MiB on the disk; {:.1} GPU-hours; no money: every model runs here",
+        "\n{} prompts, {} pictures, {} dialogues; {:.1} MiB on the disk; {}",
         estimate.prompts,
         estimate.images,
         estimate.dialogues,
         estimate.disk_bytes as f64 / f64::from(1 << 20),
-        estimate.gpu_hours
+        match estimate.cost {
+            Some(_) => "no money and no GPU: every model runs here",
+            None => "money and GPU-hours of the models elsewhere are not known here",
+        }
     ));
     lines.join("\n")
 }

@@ -68,10 +68,10 @@ pub struct Estimate {
     pub dialogues: u64,
     /// Bytes that the run leaves on the disk.
     pub disk_bytes: u64,
-    /// Hours of a GPU; 0 where all models run on the CPU.
-    pub gpu_hours: f64,
-    /// Money for remote models; 0 where none is called.
-    pub cost: f64,
+    /// Hours of a GPU: 0 where all models run in this process, on the CPU; else not known.
+    pub gpu_hours: Option<f64>,
+    /// Money for remote models: 0 where all models run in this process; else not known.
+    pub cost: Option<f64>,
 }
 
 impl Estimate {
@@ -100,8 +100,18 @@ impl Estimate {
             dialogues: all,
             disk_bytes: scaled(all, rates.bytes_per_sample)
                 + scaled(trainings, rates.bytes_per_training),
-            gpu_hours: 0.0,
-            cost: 0.0,
+            gpu_hours: None,
+            cost: None,
+        }
+    }
+
+    /// The same, where all models run in this process.
+    #[must_use]
+    pub fn all_here(self) -> Self {
+        Self {
+            gpu_hours: Some(0.0),
+            cost: Some(0.0),
+            ..self
         }
     }
 }

@@ -42,13 +42,19 @@ impl FromStr for Budget {
             let (count, unit) = part.split_at(digits);
             let count: u64 = count.parse().map_err(|_| malformed())?;
             let seconds = |each: u64| count.checked_mul(each).map(Duration::from_secs);
-            match unit.trim() {
-                "s" => budget.time = seconds(1),
-                "m" => budget.time = seconds(60),
-                "h" => budget.time = seconds(3600),
-                "images" => budget.images = Some(count),
+            let time = match unit.trim() {
+                "s" => seconds(1),
+                "m" => seconds(60),
+                "h" => seconds(3600),
+                "images" if budget.images.is_none() => {
+                    budget.images = Some(count);
+                    continue;
+                }
                 _ => return Err(malformed()),
-            }
+            };
+            // One hour and thirty minutes are ninety minutes.
+            let sum = time.and_then(|time| time.checked_add(budget.time.unwrap_or_default()));
+            budget.time = Some(sum.ok_or_else(malformed)?);
         }
         Ok(budget)
     }
@@ -97,10 +103,18 @@ mod tests {
 
     #[test]
     fn caps_are_read_with_their_units_and_other_words_are_refused() {
-        let budget: Budget = "2h, 500images".parse().unwrap();
-        assert_eq!(budget.time, Some(Duration::from_secs(7200)));
+        let budget: Budget = "1h,30m, 500images".parse().unwrap();
+        assert_eq!(budget.time, Some(Duration::from_secs(5400)));
         assert_eq!(budget.images, Some(500));
-        for text in ["", "5", "5 euro", "h", "-1s", "99999999999999999999s"] {
+        for text in [
+            "",
+            "5",
+            "5 euro",
+            "h",
+            "-1s",
+            "99999999999999999999s",
+            "1images,2images",
+        ] {
             assert_eq!(
                 text.parse::<Budget>(),
                 Err(MalformedBudget(text.to_owned()))

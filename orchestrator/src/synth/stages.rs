@@ -53,6 +53,9 @@ pub(super) enum Message<T> {
 const FRUITLESS_TRIES: u32 = 14;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Pictures in one request: services take 256, and a foreign one may take fewer than a partition
+/// with several seeds per prompt has.
+const MAX_IMAGES: usize = 64;
 /// Bytes of pictures in one request for dialogues; services take messages of 16 MiB.
 const MAX_DIALOGUE_BYTES: usize = 8 << 20;
 
@@ -106,6 +109,19 @@ pub(super) async fn images(
     items: Vec<ImageItem>,
     on_done: impl Fn() + Copy,
 ) -> Result<Outcomes<Rendered>> {
+    let mut outcomes = Outcomes::new();
+    for some in items.chunks(MAX_IMAGES) {
+        outcomes.extend(some_images(suite, settings, some.to_vec(), on_done).await?);
+    }
+    Ok(outcomes)
+}
+
+async fn some_images(
+    suite: &Suite,
+    settings: &ImageSettings,
+    items: Vec<ImageItem>,
+    on_done: impl Fn() + Copy,
+) -> Result<Outcomes<Rendered>> {
     collect(
         "diffusion",
         items,
@@ -127,9 +143,9 @@ pub(super) async fn images(
         },
         |message| match message.result {
             Some(generate_images_response::Result::Image(generated)) => {
-                on_done();
                 match generated.image.clone() {
                     Some(image) => {
+                        on_done();
                         let safety = generated.safety();
                         Message::Done(message.sample_id, Ok(Rendered { image, safety }))
                     }
@@ -140,7 +156,6 @@ pub(super) async fn images(
                 }
             }
             Some(generate_images_response::Result::Failure(failure)) => {
-                on_done();
                 Message::Done(message.sample_id, Err(failure))
             }
             Some(generate_images_response::Result::Progress(_)) | None => Message::Pending,
@@ -250,6 +265,7 @@ pub(super) async fn measure(
     texts: Vec<String>,
     wants_vector: bool,
 ) -> Result<Result<Option<Measured>, ItemFailure>> {
+    let text_count = texts.len();
     let mut measures = vec![ScoreMeasure::Alignment.into()];
     measures.extend(wants_vector.then_some(i32::from(ScoreMeasure::Embedding)));
     let request = ScoreImagesRequest {
@@ -268,16 +284,27 @@ pub(super) async fn measure(
     match reply {
         Ok(reply) => match reply.scores.into_iter().next() {
             Some(score) => Ok(match score.failure {
-                None => Ok(Some(Measured {
-                    cosines: score.alignment_cosine,
-                    vector: score.embedding,
-                })),
+                None => sound(score.alignment_cosine, score.embedding, text_count).map(Some),
                 Some(failure) => Err(failure),
             }),
             None => Err(anyhow!("image scoring answered without a score")),
         },
         Err(error) if is_unimplemented(&error) => Ok(Ok(None)),
         Err(error) => Err(error),
+    }
+}
+
+/// What was measured, if it is what was asked for: a cosine that is no number would pass every bound.
+fn sound(cosines: Vec<f32>, vector: Vec<f32>, text_count: usize) -> Result<Measured, ItemFailure> {
+    let is_finite = cosines.iter().chain(&vector).all(|value| value.is_finite());
+    // An endpoint without a model for alignment gives none.
+    let is_whole = cosines.is_empty() || cosines.len() == text_count;
+    match is_finite && is_whole {
+        true => Ok(Measured { cosines, vector }),
+        false => Err(failure(
+            "MALFORMED_ITEM",
+            "the scores are not as many as the texts, or no numbers",
+        )),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Gates on prompts: whatever they refuse costs no picture.
 
+use dataset::question::mentions;
 use proto::dataset::v1::{GateResult, Prompt};
 
 use super::{NEAR_MEANING, NEAR_PROMPT, PROMPT_FORM, judged, not_checked, not_too_near};
@@ -7,19 +8,20 @@ use crate::recipe::Gates;
 
 /// Longest prompt, in words; over it a text encoder of 77 tokens certainly cuts.
 const MAX_WORDS: usize = 75;
-/// Phrases that are no description of a picture: talk about the task, refusals, questions.
-const NOT_VISUAL: [&str; 10] = [
-    "as an ai",
-    "i cannot",
-    "i can't",
-    "i'm sorry",
+/// What no description of a picture says: refusals.
+const NEVER: [&str; 4] = ["as an ai", "i cannot", "i can't", "i'm sorry"];
+/// What none begins with: talk about the task.
+const NEVER_FIRST: [&str; 7] = [
+    "sure",
     "here is",
     "here are",
-    "prompt:",
-    "sure,",
+    "prompt",
     "please",
     "this image",
+    "this picture",
 ];
+/// Endings that make another form of a word.
+const ENDINGS: [&str; 8] = ["", "s", "es", "d", "ed", "ing", "er", "ers"];
 
 /// Refuses a prompt that has no words, open brackets, more words than an encoder reads, talk in
 /// place of a description, or not its own keyword (the paper's release has rows of each).
@@ -60,7 +62,9 @@ fn fault(prompt: &Prompt) -> Option<String> {
     if lower.contains('?') || lower.contains('\n') {
         return Some("it is no description: it asks, or has several lines".to_owned());
     }
-    if let Some(phrase) = NOT_VISUAL.iter().find(|phrase| lower.contains(*phrase)) {
+    let said = NEVER.iter().find(|phrase| mentions(&lower, phrase));
+    if let Some(phrase) = said.or_else(|| NEVER_FIRST.iter().find(|phrase| begins(&lower, phrase)))
+    {
         return Some(format!("`{phrase}` describes nothing that can be seen"));
     }
     // The keyword of an ability such as `abnormal` is no word of the picture; its subject is.
@@ -89,14 +93,29 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     parts.filter(|word| !word.is_empty())
 }
 
-/// Whether a word is `base` itself or an ending on it: `dogs`, `running`, `riding` for `ride`.
+/// Whether a text begins with a phrase, as whole words, behind whatever brackets and quotes.
+fn begins(text: &str, phrase: &str) -> bool {
+    let text = text.trim_start_matches(|c: char| !c.is_alphanumeric());
+    let rest = text.strip_prefix(phrase);
+    rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+}
+
+/// Whether a word is `base` itself or a form of it: `dogs`, `riding` for `ride`, `berries`,
+/// `running`.
 fn is_form(word: &str, base: &str) -> bool {
-    let stem = base.strip_suffix(['e', 'y']).filter(|stem| stem.len() > 2);
-    let begins = |stem: &str| {
+    let is_ending = |stem: &str, endings: &[&str]| {
         word.strip_prefix(stem)
-            .is_some_and(|ending| ending.len() <= 4)
+            .is_some_and(|ending| endings.contains(&ending))
     };
-    begins(base) || stem.is_some_and(begins)
+    let doubled = base.chars().next_back().map(|last| format!("{base}{last}"));
+    is_ending(base, &ENDINGS)
+        || doubled.is_some_and(|stem| is_ending(&stem, &["ing", "ed", "er", "ers"]))
+        || base
+            .strip_suffix('e')
+            .is_some_and(|stem| is_ending(stem, &["ing", "er", "ers"]))
+        || base
+            .strip_suffix('y')
+            .is_some_and(|stem| is_ending(stem, &["ies", "ied"]))
 }
 
 /// What is wrong with the brackets, if anything is. A backslash takes the meaning from the next one.
@@ -137,6 +156,8 @@ mod tests {
             ("((fox)), snow, sketch", "fox"),
             ("two (dogs:1.2) on the beach", "dog"),
             ("a man riding a horse, [blurry]", "ride"),
+            ("there are three dogs and a treasure, chest", "dog"),
+            ("strawberries, pleased faces", "strawberry"),
             ("a \\(smiling\\) cat", "cat"),
         ] {
             assert_eq!(fault_of(text, keyword), None, "{text}");
@@ -151,6 +172,8 @@ mod tests {
             ("Is it a fox?", "fox", "it asks"),
             ("Here is a fox", "fox", "`here is`"),
             ("snow, sketch", "fox", "neither `fox`"),
+            ("cattle on a carpet", "cat", "neither `cat`"),
+            ("a robot says: I cannot draw", "robot", "`i cannot`"),
         ] {
             let found = fault_of(text, keyword).unwrap_or_default();
             assert!(found.contains(reason), "{text}: {found}");
