@@ -121,7 +121,7 @@ impl Probe<'_> {
         let model = parts::base_model(&train.model)?;
         // The same pictures twice: the second time the tower has seen them.
         let cold = self.train(align("align"), model.clone()).await?;
-        let warm = self.train(align("align again"), model).await?;
+        let warm = self.train(align("align-again"), model).await?;
         let batch = f64::from(train.align.batch_size);
         self.rates.new_picture = ((cold.step - warm.step) / batch).max(0.0);
         self.rates.align_step = warm.step;
@@ -137,7 +137,7 @@ impl Probe<'_> {
         self.train(instruct("base", base.clone()), aligned.clone())
             .await?;
         let on_base = self
-            .train(instruct("base again", base), aligned.clone())
+            .train(instruct("base-again", base), aligned.clone())
             .await?;
         let mixed = || -> Result<Vec<DataSource>> {
             let synthetic = DataSource {
@@ -157,10 +157,10 @@ impl Probe<'_> {
         let mixed = mixed()?;
         self.train(instruct("mixed", mixed.clone()), aligned.clone())
             .await?;
-        let on_both = self.train(instruct("mixed again", mixed), aligned).await?;
+        let on_both = self.train(instruct("mixed-again", mixed), aligned).await?;
         self.rates.base_step = on_base.step;
         self.rates.synthetic_step = on_both.step;
-        self.rates.bytes_per_training = size_bytes(&self.folder.join("mixed again"))? as f64;
+        self.rates.bytes_per_training = size_bytes(&self.folder.join("mixed-again"))? as f64;
         Ok(on_both.model)
     }
 
@@ -225,7 +225,7 @@ impl Probe<'_> {
 
     /// Answers asked for, and seconds.
     async fn evaluate(&self, eval: &Eval, model: &Artefact, questions: u32) -> Result<(f64, f64)> {
-        let name = format!("eval {questions}");
+        let name = format!("eval-{questions}");
         let output = self.folder.join(&name);
         let spec = EvaluationSpec {
             candidates: vec![Candidate {
@@ -256,7 +256,7 @@ impl Probe<'_> {
 
     fn errand(&self, name: &str, leaves: PathBuf) -> Errand {
         Errand {
-            name: name.replace(' ', "-"),
+            name: name.to_owned(),
             inputs: Vec::new(),
             leaves,
         }

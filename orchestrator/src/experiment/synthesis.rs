@@ -100,7 +100,14 @@ pub async fn synthesize_with_progress(
         "{} of {wanted} samples, {rejected} rejected on the way",
         summary.accepted
     );
-    if summary.missing > 0 {
+    if rejected > 0 {
+        let counts = summary.rejected.iter();
+        let counts: Vec<String> = counts
+            .map(|(gate, count)| format!("{gate} {count}"))
+            .collect();
+        text.push_str(&format!(" ({})", counts.join(", ")));
+    }
+    if summary.missing > 0 && !summary.stopped_at_budget {
         text.push_str(&format!(
             "; {} could not be made within the attempts",
             summary.missing
