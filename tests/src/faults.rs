@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fmt,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -128,6 +129,17 @@ enum Victim {
     Redis,
 }
 
+/// A run that was disturbed and has ended.
+struct Disturbed {
+    out: PathBuf,
+    /// Kills that hit while it ran.
+    kills: u32,
+    restarts: u32,
+}
+
+/// What `abort` ends a process with, on Linux.
+const SIGABRT: i32 = 6;
+
 /// Three services, a Redis, a recipe, and what it gives when nothing happens.
 #[derive(Debug)]
 pub struct Bench {
@@ -195,9 +207,20 @@ impl Bench {
     pub fn random_kills(&mut self, count: u32) -> Result<Vec<Tally>> {
         let mut tallies = ["orchestrator", "service", "Redis"]
             .map(|victim| Tally::of(format!("kill -9 of {victim}")));
-        for _ in 0..count {
+        let mut done = 0;
+        while done < count {
             let victim = self.victim();
-            let (restarts, out) = self.disturbed_run(1, |_| victim)?;
+            let Disturbed {
+                out,
+                kills,
+                restarts,
+            } = self.disturbed_run(1, |_| victim)?;
+            // The run was over before its moment: nothing was survived.
+            if kills == 0 {
+                eprintln!("a run ended before its kill; another one is made");
+                continue;
+            }
+            done += 1;
             let row = match victim {
                 Victim::Orchestrator => 0,
                 Victim::Service(_) => 1,
@@ -222,10 +245,8 @@ impl Bench {
                 let partitions = self.undisturbed.shards.len() as u32;
                 let passage = (passage - 1) % partitions + 1;
                 command.env(kill_point::VARIABLE, format!("{point}:{passage}"));
-                ensure!(
-                    !command.status()?.success(),
-                    "{point}:{passage} did not end it"
-                );
+                let signal = command.status()?.signal();
+                ensure!(signal == Some(SIGABRT), "{point}:{passage} did not end it");
                 let restarts = self.finish(&out)?;
                 tally.add(restarts, &Dataset::read(&out)?, &self.undisturbed);
             }
@@ -301,7 +322,13 @@ impl Bench {
             .to_string_lossy();
         let mut tally = Tally::of(format!("{name}, {KILLS_PER_LONG_RUN} kills each"));
         for _ in 0..count {
-            let (restarts, out) = self.disturbed_run(KILLS_PER_LONG_RUN, |bench| bench.victim())?;
+            let Disturbed {
+                out,
+                kills,
+                restarts,
+            } = self.disturbed_run(KILLS_PER_LONG_RUN, |bench| bench.victim())?;
+            ensure!(kills > 0, "the run ended before its first kill");
+            eprintln!("{kills} of {KILLS_PER_LONG_RUN} kills hit");
             tally.add(restarts, &Dataset::read(&out)?, &self.undisturbed);
         }
         Ok(tally)
@@ -320,10 +347,10 @@ impl Bench {
         &mut self,
         kills: u32,
         mut victim: impl FnMut(&mut Self) -> Victim,
-    ) -> Result<(u32, PathBuf)> {
+    ) -> Result<Disturbed> {
         self.forget();
         let out = self.place();
-        let mut restarts = 0;
+        let (mut made, mut restarts) = (0, 0);
         let mut child = self.synth(&out).spawn()?;
         let share = self.undisturbed_seconds / f64::from(kills);
         for _ in 0..kills {
@@ -331,6 +358,7 @@ impl Bench {
             if has_ended(&mut child, pause)? {
                 break;
             }
+            made += 1;
             match victim(self) {
                 Victim::Service(index) => self.services[index].kill_and_restart(),
                 Victim::Redis => self.redis.kill_and_restart(),
@@ -345,7 +373,11 @@ impl Bench {
         if !child.wait()?.success() {
             restarts += self.finish(&out)?;
         }
-        Ok((restarts, out))
+        Ok(Disturbed {
+            out,
+            kills: made,
+            restarts,
+        })
     }
 
     /// Starts the run again until it ends well.
