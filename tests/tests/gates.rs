@@ -161,11 +161,11 @@ impl Bench {
         let texts: Vec<String> = self.texts().collect();
         let held = |texts: &[String]| {
             held_with(texts, |traits, text: &String| {
-                traits.prompt = Signature::of(text);
+                traits.prompt = Signature::of_phrases(text);
             })
         };
         let verdict = |known: &Held, text: &str| {
-            let own = Signature::of(text);
+            let own = Signature::of_phrases(text);
             let similarity = known.text_similarity(own.as_ref(), |traits| traits.prompt.as_ref());
             prompt::repetition(&self.rules, similarity, None)
                 .into_iter()
@@ -173,11 +173,12 @@ impl Bench {
         };
         let all = held(&texts);
         let planted = texts.iter().enumerate().map(|(index, text)| {
+            let (first, rest) = text.split_once(", ").unwrap();
             let near = match index % 4 {
-                0 => text.to_uppercase(),
-                1 => format!("(({}))", text.replace(", ", " , ")),
-                2 => text.replace(", ", "; "),
-                _ => format!("{text}."),
+                0 => format!("{rest}, {first}"),
+                1 => format!("a {first}, {rest}"),
+                2 => format!("{first}s, {rest}"),
+                _ => format!("(({rest})), the {first}").to_uppercase(),
             };
             verdict(&all, &near)
         });
@@ -202,9 +203,14 @@ impl Bench {
                 .nth(1)
         };
         let all = held(&vectors);
-        let planted = texts
-            .iter()
-            .map(|text| verdict(&all, &vector(&text.to_uppercase())));
+        let planted = texts.iter().enumerate().map(|(index, text)| {
+            let (first, rest) = text.split_once(", ").unwrap();
+            let same = match index % 2 {
+                0 => format!("{rest}, {first}"),
+                _ => format!("A picture of a {text}"),
+            };
+            verdict(&all, &vector(&same))
+        });
         let clean = vectors.iter().enumerate();
         let clean = clean.map(|(index, own)| verdict(&held(&vectors[..index]), own));
         Row::of(gates::NEAR_MEANING, planted, clean)
@@ -314,9 +320,16 @@ impl Bench {
             dialogue::repetition(&self.rules, similarity)
         };
         let all = held(&words);
-        let planted = words
-            .iter()
-            .map(|words| verdict(&all, &words.replace('.', "!")));
+        let planted = words.iter().enumerate().map(|(index, words)| {
+            let (question, rest) = words.split_once('\n').unwrap();
+            let near = match index % 4 {
+                0 => format!("Please tell me: {question}\n{rest}"),
+                1 => format!("{}, as you can see.", words.trim_end_matches('.')),
+                2 => format!("{question}\nWell, {rest}"),
+                _ => format!("{rest}\n{question}"),
+            };
+            verdict(&all, &near)
+        });
         let clean = words.iter().enumerate();
         let clean = clean.map(|(index, own)| verdict(&held(&words[..index]), own));
         Row::of(gates::NEAR_DIALOGUE, planted, clean)
@@ -334,8 +347,10 @@ impl Bench {
         let planted = (0..COUNT).map(|index| {
             let (text, answer) = &questions[index * questions.len() / COUNT];
             let mut leaking = conversation(index);
-            leaking.turns[0].text = text.to_uppercase();
-            leaking.turns[1].text = format!("{answer}.");
+            (leaking.turns[0].text, leaking.turns[1].text) = match index % 2 {
+                0 => (format!("Tell me: {text}"), format!("{answer}.")),
+                _ => (format!("So, {text}"), answer.to_uppercase()),
+            };
             verdict(&leaking)
         });
         let clean = (0..COUNT).map(|index| verdict(&conversation(index)));

@@ -18,6 +18,9 @@ const SHINGLE_CHARS: usize = 5;
 const BAND_COUNT: usize = 25;
 const BAND_ROWS: usize = 5;
 
+/// Words that [`Signature::of_phrases`] leaves out.
+const ARTICLES: [&str; 3] = ["a", "an", "the"];
+
 /// Estimated share of common pieces from which on two texts count as nearly the same.
 pub const NEAR_SHARE: f64 = 0.8;
 
@@ -41,6 +44,20 @@ impl Signature {
             }
         }
         Some(Self(least))
+    }
+
+    /// Signature of a list of phrases, as prompts are: the order of the phrases says nothing, nor do
+    /// articles and the endings of plurals; the order of words inside a phrase counts (a fox left of
+    /// an owl is no owl left of a fox). `None` where it has no letter or digit.
+    pub fn of_phrases(text: &str) -> Option<Self> {
+        let phrases = text.split([',', ';', '.', '\n']).map(|phrase| {
+            let normal = normal(phrase);
+            let words = normal.split(' ').filter(|word| !ARTICLES.contains(word));
+            words.map(singular).collect::<Vec<_>>().join(" ")
+        });
+        let mut phrases: Vec<String> = phrases.filter(|phrase| !phrase.is_empty()).collect();
+        phrases.sort_unstable();
+        Self::of(&phrases.join(" "))
     }
 
     /// Estimate of the share of pieces that two texts have in common, with a standard error of
@@ -95,6 +112,22 @@ pub(crate) fn normal(text: &str) -> String {
     words.join(" ")
 }
 
+/// A word without the ending of a plural: `foxes` as `fox`, `berries` as `berry`. What it makes of
+/// other words does not matter, as it makes the same of them everywhere.
+fn singular(word: &str) -> String {
+    let hissing = |stem: &&str| stem.ends_with(['s', 'x', 'z', 'h']);
+    if let Some(stem) = word.strip_suffix("ies").filter(|stem| stem.len() > 1) {
+        return format!("{stem}y");
+    }
+    if let Some(stem) = word.strip_suffix("es").filter(hissing) {
+        return stem.to_owned();
+    }
+    let stem = word.strip_suffix('s').filter(|stem| stem.len() > 2);
+    stem.filter(|stem| !stem.ends_with('s'))
+        .unwrap_or(word)
+        .to_owned()
+}
+
 fn hash_of(piece: &[char]) -> u64 {
     let mixed = |hash, &character: &char| mix(hash ^ u64::from(u32::from(character)));
     piece.iter().fold(0, mixed)
@@ -144,6 +177,38 @@ mod tests {
             None
         );
         assert_eq!(seen.add("(( )), !"), None);
+    }
+
+    #[test]
+    fn a_prompt_with_its_phrases_in_another_order_or_number_is_the_same() {
+        let phrases = |text: &str| Signature::of_phrases(text).unwrap();
+        let prompt = phrases("((fox)), snow, black and white");
+        for same in [
+            "black and white, snow, a fox",
+            "Foxes; the snow; black and white.",
+        ] {
+            assert_eq!(prompt, phrases(same), "{same}");
+        }
+        for (many, one) in [
+            ("strawberries", "strawberry"),
+            ("buses", "bus"),
+            ("boxes", "box"),
+        ] {
+            assert_eq!(phrases(many), phrases(one));
+        }
+        let (left, right) = (
+            phrases("a fox left of an owl"),
+            phrases("an owl left of a fox"),
+        );
+        for other in [
+            phrases("owl, snow, sketch"),
+            phrases("glass"),
+            phrases("gas"),
+        ] {
+            assert!(prompt.similarity(&other) < NEAR_SHARE);
+        }
+        assert!(left.similarity(&right) < NEAR_SHARE);
+        assert_eq!(Signature::of_phrases(", the (!)"), None);
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Work<'_> {
         draft
             .gates
             .extend(gates::prompt::form(rules, &draft.prompt));
-        let own = Signature::of(&plain_text(&draft.prompt));
+        let own = Signature::of_phrases(&plain_text(&draft.prompt));
         let known = &self.held;
         let similarity = known.text_similarity(own.as_ref(), |traits| traits.prompt.as_ref());
         let cosine = vector
