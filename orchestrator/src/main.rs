@@ -4,7 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+fn main() -> ExitCode {
+    runtime::memory::share_arena();
+    started()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn started() -> ExitCode {
     diptych::execute(diptych::Cli::parse()).await
 }

@@ -9,6 +9,7 @@
 //! * [`cache`]: prompts, answers and embeddings; in-process, or Redis as well.
 //! * [`artefact`]: what is too large for a message, under roots the operator named.
 //! * [`jobs`]: long work that outlives its caller and its process.
+//! * [`memory`]: what a long run gives back to the system.
 //!
 //! A service in full:
 //!
@@ -33,6 +34,7 @@ pub mod error;
 pub mod jobs;
 mod layers;
 mod listen;
+pub mod memory;
 pub mod options;
 mod otlp_metrics;
 mod program;

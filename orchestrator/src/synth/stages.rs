@@ -59,6 +59,10 @@ const MAX_IMAGES: usize = 64;
 /// Bytes of pictures in one request for dialogues; services take messages of 16 MiB.
 const MAX_DIALOGUE_BYTES: usize = 8 << 20;
 
+/// The longest silence of a stage, in its answer or between two messages of it. A checkpoint of many
+/// billions may take minutes for a picture on a CPU; a stage that hangs would take for ever.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+
 /// The pause before the next try: longer each time, or as long as the service asked for.
 fn pause(fruitless: u32, status: Option<&Status>) -> Duration {
     let backoff = FIRST_PAUSE.saturating_mul(1 << (fruitless - 1).min(16));
@@ -371,7 +375,10 @@ where
                 outcomes.insert(id, outcome);
             }
         };
-        let status = drain(call(missing).await, &read, keep).await.err();
+        let status = match patient(call(missing)).await {
+            Ok(stream) => drain(stream, &read, keep).await.err(),
+            Err(status) => Some(status),
+        };
         if let Some(status) = &status
             && !is_worth_retrying(status)
         {
@@ -395,17 +402,24 @@ where
 }
 
 async fn drain<T, M>(
-    stream: Result<Streaming<M>, Status>,
+    mut stream: Streaming<M>,
     read: impl Fn(M) -> Message<T>,
     mut keep: impl FnMut(String, Result<T, ItemFailure>),
 ) -> Result<(), Status> {
-    let mut stream = stream?;
-    while let Some(message) = stream.message().await? {
+    while let Some(message) = patient(stream.message()).await? {
         if let Message::Done(id, outcome) = read(message) {
             keep(id, outcome);
         }
     }
     Ok(())
+}
+
+/// What a stage answers, unless it says nothing for too long.
+async fn patient<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let minutes = PATIENCE.as_secs() / 60;
+    let silent = || format!("it said nothing for {minutes} minutes; see its log, then run again");
+    let answer = tokio::time::timeout(PATIENCE, answer).await;
+    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(silent())))
 }
 
 /// One call that is tried again while the service is away or full.
@@ -415,7 +429,7 @@ where
 {
     let mut tries = 0;
     loop {
-        match call().await {
+        match patient(call()).await {
             Ok(reply) => return Ok(reply.into_inner()),
             Err(status) if is_worth_retrying(&status) && tries + 1 < FRUITLESS_TRIES => {
                 tries += 1;
@@ -482,5 +496,23 @@ impl PromptSyntax {
             Self::Plain => proto::dataset::v1::PromptSyntax::Plain,
             Self::Webui => proto::dataset::v1::PromptSyntax::Webui,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stage_that_hangs_is_given_up_on_and_a_slow_one_is_not() {
+        let hanging = patient(std::future::pending::<Result<(), Status>>());
+        let status = hanging.await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(!is_worth_retrying(&status));
+        let slow = async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            Ok(7)
+        };
+        assert_eq!(patient(slow).await.unwrap(), 7);
     }
 }
