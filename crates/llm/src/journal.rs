@@ -2,8 +2,9 @@
 //!
 //! A file of JSON lines, each with its key and the whole answer; every line is synced before the
 //! answer is handed on. So a run that is killed at any moment asks again only what it had not yet
-//! been answered. A last line that was not written to its end is dropped on opening; damage anywhere
-//! else is an error, since answers behind it would be asked, and paid, again without a word.
+//! been answered. A last line that was not written to its end, and so has none, is dropped on opening;
+//! damage anywhere else, in a last line that is whole too, is an error: no torn write leaves that, and
+//! the answer would be asked, and paid, again without a word.
 
 use std::{
     collections::HashMap,
@@ -68,8 +69,8 @@ impl Journal {
     /// Opens the journal at `path`, or makes it.
     ///
     /// # Errors
-    /// A file that cannot be opened, that another process has open, or that is damaged before its
-    /// last line.
+    /// A file that cannot be opened, that another process has open, or that is damaged; the file and
+    /// the line are named.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
         blocking(move || {
@@ -271,7 +272,9 @@ impl State {
             let is_last = self.end + bytes.len() as u64 >= length;
             match read_line(&bytes) {
                 Ok(name) => self.found(name, bytes.len()),
-                Err(_) if is_last => return self.drop_rest(path, length).map_err(failed),
+                Err(_) if is_last && !bytes.ends_with(b"\n") => {
+                    return self.drop_rest(path, length).map_err(failed);
+                }
                 Err(reason) => {
                     return Err(error(
                         path,

@@ -113,19 +113,22 @@ async fn a_torn_last_line_is_dropped_and_damage_elsewhere_is_an_error() {
         drop(journal);
         assert_eq!(Journal::open(&path).await.unwrap().len(), 3);
     }
-    let mut damaged = whole.clone();
-    damaged[5] = b'!';
-    std::fs::write(&path, &damaged).unwrap();
-    let error = Journal::open(&path).await.unwrap_err();
-    assert!(
-        matches!(&error, Error::Journal { reason, .. } if reason.contains("line 1")),
-        "{error}"
-    );
-    assert_eq!(
-        std::fs::read(&path).unwrap(),
-        damaged,
-        "what is damaged is left for whoever mends it"
-    );
+    for (at, line) in [(5, "line 1"), (last + 5, "line 3")] {
+        let mut damaged = whole.clone();
+        damaged[at] = b'!';
+        std::fs::write(&path, &damaged).unwrap();
+        let error = Journal::open(&path).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Journal { reason, .. } if reason.contains(line)),
+            "{error}"
+        );
+        assert!(error.to_string().contains("answers.jsonl"), "{error}");
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            damaged,
+            "what is damaged is left for whoever mends it"
+        );
+    }
     let mut file = std::fs::File::create(&path).unwrap();
     file.write_all(b"").unwrap();
     assert!(Journal::open(&path).await.unwrap().is_empty());

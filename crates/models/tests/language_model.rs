@@ -376,3 +376,44 @@ fn a_damaged_file_is_an_error_that_names_it() {
         assert!(error.contains("cut.gguf"), "{error}");
     }
 }
+
+#[test]
+fn a_model_says_its_class_its_size_and_a_hash_that_every_deciding_file_changes() {
+    use models::language_model::model_sha256;
+    let expected = [
+        ("llama", "LlamaForCausalLM"),
+        ("qwen2", "Qwen2ForCausalLM"),
+        ("qwen3", "Qwen3ForCausalLM"),
+    ];
+    for (name, architecture) in expected {
+        let model = model(name);
+        assert_eq!(model.config().family.architecture(), architecture);
+        let files = std::fs::read_dir(fixtures().join(name)).unwrap();
+        let weights = files.map(|file| file.unwrap().path());
+        let weights = weights.filter(|file| file.extension().is_some_and(|e| e == "safetensors"));
+        let mut counted = 0;
+        for file in weights {
+            let bytes = std::fs::read(file).unwrap();
+            let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let sizes = tensors.tensors().into_iter();
+            counted += sizes
+                .map(|(_, tensor)| tensor.shape().iter().product::<usize>() as u64)
+                .sum::<u64>();
+        }
+        assert_eq!(model.config().parameter_count(), counted, "{name}");
+    }
+    let folder = copy("qwen2");
+    let mut hashes = vec![model_sha256(folder.path()).unwrap()];
+    for name in ["chat_template.jinja", "tokenizer.json", "model.safetensors"] {
+        let file = folder.path().join(name);
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes.push(b' ');
+        std::fs::write(&file, bytes).unwrap();
+        hashes.push(model_sha256(folder.path()).unwrap());
+    }
+    hashes.push(model_sha256(&fixtures().join("llama-q8_0.gguf")).unwrap());
+    let count = hashes.len();
+    hashes.sort();
+    hashes.dedup();
+    assert_eq!(hashes.len(), count);
+}

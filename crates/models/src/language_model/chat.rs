@@ -211,11 +211,20 @@ fn explain(error: &JinjaError) -> String {
     }
 }
 
+/// The widest `indent`, the deepest value and the longest text of `tojson`. A filter's work costs no
+/// fuel, so it has bounds of its own: a template is a program from a file.
+const MAX_INDENT: usize = 16;
+const MAX_JSON_DEPTH: usize = 64;
+const MAX_JSON_BYTES: usize = 16 << 20;
+
 /// `json.dumps(value, ensure_ascii=False)`, as transformers' filter writes it; `indent` is known.
 fn to_json(value: Value, options: Kwargs) -> Result<String, JinjaError> {
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
+    if indent > Some(MAX_INDENT) {
+        return Err(unbounded(format!("an indent above {MAX_INDENT}")));
+    }
     let mut text = String::new();
     write_json(&value, indent, 0, &mut text)?;
     Ok(text)
@@ -227,6 +236,12 @@ fn write_json(
     depth: usize,
     text: &mut String,
 ) -> Result<(), JinjaError> {
+    if depth > MAX_JSON_DEPTH {
+        return Err(unbounded(format!("more than {MAX_JSON_DEPTH} levels")));
+    }
+    if text.len() > MAX_JSON_BYTES {
+        return Err(unbounded(format!("more than {MAX_JSON_BYTES} bytes")));
+    }
     let line = |depth: usize| indent.map(|width| format!("\n{}", " ".repeat(width * depth)));
     let (between, open_line) = match indent {
         Some(_) => (
@@ -272,6 +287,37 @@ fn write_json(
     Ok(())
 }
 
+fn unbounded(what: String) -> JinjaError {
+    let reason = format!("tojson is asked for {what}");
+    JinjaError::new(ErrorKind::InvalidOperation, reason)
+}
+
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str) -> Result<String, Error> {
+        let template = ChatTemplate::new(source, Path::new("t.jinja"), BTreeMap::new());
+        template?.render(&[Message::new("user", "Hi")], None)
+    }
+
+    #[test]
+    fn a_template_cannot_make_json_without_bounds() {
+        let json = render("{{ messages | tojson(indent=2) }}").expect("a small text");
+        assert!(json.contains("\n    \"role\": \"user\""), "{json}");
+        let deep = "{% set ns = namespace(x=[]) %}{% for _ in range(9000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
+        let long = "{% set ns = namespace(x='0123456789') %}{% for _ in range(21) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ [ns.x, 1] | tojson }}";
+        for (source, what) in [
+            ("{{ messages | tojson(indent=1000000000) }}", "indent"),
+            (deep, "levels"),
+            (long, "bytes"),
+        ] {
+            let error = render(source).expect_err(what).to_string();
+            assert!(error.contains("tojson") && error.contains(what), "{error}");
+        }
+    }
 }

@@ -19,6 +19,17 @@ pub enum Family {
     Qwen3,
 }
 
+impl Family {
+    /// The class that transformers loads it with, as `architectures` in `config.json` says.
+    pub fn architecture(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+}
+
 /// How rotary frequencies are stretched for long contexts.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum RopeScaling {
@@ -151,6 +162,28 @@ impl DecoderConfig {
             .map_err(|(field, reason)| fields.invalid(field, reason));
         fields.finish()?;
         valid.map(|()| config)
+    }
+
+    /// Numbers that were trained, each once: a head that is the embedding table adds none.
+    pub fn parameter_count(&self) -> u64 {
+        let [vocabulary, hidden, inner, head_dim] = [
+            self.vocab_size,
+            self.hidden_size,
+            self.intermediate_size,
+            self.head_dim,
+        ]
+        .map(|size| size as u64);
+        let queries = self.query_heads as u64 * head_dim;
+        let keys = self.key_heads as u64 * head_dim;
+        let if_any = |is_there: bool, count: u64| if is_there { count } else { 0 };
+        let attention = hidden * (2 * queries + 2 * keys)
+            + if_any(self.qkv_bias, queries + 2 * keys)
+            + if_any(self.output_bias, hidden)
+            + if_any(self.family == Family::Qwen3, 2 * head_dim);
+        let feed_forward = 3 * hidden * inner + if_any(self.mlp_bias, 2 * inner + hidden);
+        let layer = attention + feed_forward + 2 * hidden;
+        let tables = if self.tied { 1 } else { 2 };
+        tables * vocabulary * hidden + self.layer_count as u64 * layer + hidden
     }
 
     /// Refuses sizes that contradict each other, with the field's name.

@@ -51,7 +51,10 @@ pub enum Error {
         /// The keyword and what is wrong with it.
         reason: String,
     },
-    /// A prompt that does not fit, a sampling setting out of range, …
+    /// A prompt that leaves no room for an answer, or less than the shortest that its schema allows.
+    #[error("{0}")]
+    DoesNotFit(String),
+    /// A control token in a message, a sampling setting out of range, …
     #[error("{0}")]
     Input(String),
     /// The model computed a logit that is not finite.

@@ -96,8 +96,8 @@ impl<'a> Generation<'a> {
     /// Begins a text. Nothing is computed before the first step.
     ///
     /// # Errors
-    /// [`Error::Input`] for a prompt without room for an answer (or for the shortest answer that the
-    /// schema allows) and for settings out of range, [`Error::Template`].
+    /// [`Error::DoesNotFit`] for a prompt without room for an answer (or for the shortest answer that
+    /// the schema allows), [`Error::Input`] for settings out of range, [`Error::Template`].
     pub fn start(
         model: &'a LanguageModel,
         prompt: &Prompt,
@@ -113,7 +113,7 @@ impl<'a> Generation<'a> {
         let room = positions.saturating_sub(unread.len());
         let tokens_left = options.max_new_tokens.min(room);
         if tokens_left == 0 || unread.is_empty() {
-            return Err(Error::Input(format!(
+            return Err(Error::DoesNotFit(format!(
                 "a prompt of {} tokens and an answer of {} do not fit into {positions} positions",
                 unread.len(),
                 options.max_new_tokens,
@@ -280,7 +280,7 @@ fn constrained(
     let least = constraint.least_tokens();
     match least <= tokens_left {
         true => Ok(Matcher::new(constraint)),
-        false => Err(Error::Input(format!(
+        false => Err(Error::DoesNotFit(format!(
             "the schema needs {least} tokens at least, and {tokens_left} are left"
         ))),
     }

@@ -18,7 +18,7 @@ use super::source::Safetensors;
 use super::tokenizer::TextTokenizer;
 use crate::config::Fields;
 use crate::llama::OneOrMany;
-use crate::weights::Weights;
+use crate::weights::{Weights, checkpoint_sha256, deciding_files};
 
 /// Where and how a model is held.
 #[derive(Debug, Clone)]
@@ -63,6 +63,28 @@ impl LanguageModel {
             false => load_folder(path, options),
         }
     }
+}
+
+/// The SHA-256 of everything on the disk that decides what the model at `path` answers, in hex:
+/// configuration, tokenizer, chat template and weights. Reads all of it: seconds for large models.
+///
+/// # Errors
+/// [`Error::Weights`] for a file that cannot be read.
+pub fn model_sha256(path: &Path) -> Result<String, Error> {
+    let is_folder = path.is_dir();
+    let folder = match is_folder {
+        true => path,
+        false => path.parent().unwrap_or(Path::new("")),
+    };
+    let mut files = match is_folder {
+        true => deciding_files(folder)?,
+        false => vec![path.to_owned(), folder.join("tokenizer.json")],
+    };
+    if is_folder {
+        files.push(folder.join("chat_template.jinja"));
+    }
+    files.retain(|file| file.is_file());
+    Ok(checkpoint_sha256(folder, &files)?)
 }
 
 fn load_folder(folder: &Path, options: &LoadOptions) -> Result<LanguageModel, Error> {

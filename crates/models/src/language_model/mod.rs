@@ -48,7 +48,7 @@ pub use self::config::{DecoderConfig, Family};
 pub use self::error::Error;
 pub use self::generation::{Answer, Generation, GenerationOptions, Piece, Prompt};
 pub use self::grammar::Constraint;
-pub use self::load::LoadOptions;
+pub use self::load::{LoadOptions, model_sha256};
 pub use self::sampling::Sampling;
 pub use self::stop::Finish;
 
