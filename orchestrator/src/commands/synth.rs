@@ -17,6 +17,7 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
         shard_index,
         shard_count,
         budget,
+        wait,
     } = args;
     let (recipe, _) = read_recipe(&recipe)?;
     let in_range = || -> Result<()> {
@@ -44,14 +45,22 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
         index: shard_index,
         count: shard_count,
         budget: budget.unwrap_or_default(),
+        wait,
     };
     let summary = synthesize_with_progress(&suite, &plan, &out, share, "synthesis").await;
     suite.close().await?;
     let summary = summary?;
-    let sentence = format!(
+    let mut sentence = format!(
         "{} samples in {} (manifest {})",
         summary.accepted, out, summary.manifest_sha256
     );
+    if summary.awaited > 0 {
+        sentence.push_str(&format!(
+            "; {} partitions of other shares are missing: the last share to end makes the later \
+             rounds, and so does this command when it is run again after it",
+            summary.awaited
+        ));
+    }
     session.say(&summary, &sentence)?;
     ensure!(
         !summary.stopped_at_budget,

@@ -107,6 +107,12 @@ pub async fn synthesize_with_progress(
             .collect();
         text.push_str(&format!(" ({})", counts.join(", ")));
     }
+    if summary.repeated > 0 {
+        text.push_str(&format!(
+            "; {} repeated one of another partition, and their slots were made anew in {} rounds",
+            summary.repeated, summary.later_rounds
+        ));
+    }
     if summary.missing > 0 && !summary.stopped_at_budget {
         text.push_str(&format!(
             "; {} could not be made within the attempts",
@@ -136,6 +142,22 @@ impl synth::Watcher for BarWatcher {
 
     fn sample_accepted(&self) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn samples_dropped(&self, count: u64) {
+        let left = |accepted: u64| Some(accepted.saturating_sub(count));
+        // A function that always gives a value cannot fail.
+        let _ = self
+            .accepted
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+    }
+
+    fn waits_for(&self, partitions: usize) {
+        self.progress.set(
+            self.accepted.load(Ordering::Relaxed),
+            self.wanted,
+            format!("accepted; waiting for {partitions} partitions of other processes"),
+        );
     }
 }
 

@@ -60,6 +60,17 @@ impl FromStr for Budget {
     }
 }
 
+/// A time to wait: a budget without pictures.
+///
+/// # Errors
+/// The text is none; the message says what is.
+pub fn wait(text: &str) -> Result<Duration, String> {
+    let budget: Option<Budget> = text.parse().ok();
+    let time = budget.filter(|budget| budget.images.is_none());
+    let time = time.and_then(|budget| budget.time);
+    time.ok_or_else(|| format!("`{text}` is no time: 90s, 30m or 2h are"))
+}
+
 impl fmt::Display for Budget {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = self.time.map(|time| format!("{} s", time.as_secs()));

@@ -113,6 +113,16 @@ pub enum Error {
         /// What is wrong, as the rest of the sentence.
         reason: String,
     },
+    /// Another writer has named other repetitions between two rounds.
+    #[error(
+        "lost the race for {object}: another writer has named other repetitions. They are a pure \
+         function of the committed samples and the recipe's bounds, so one of the two ran other \
+         code; the committed one stands"
+    )]
+    OtherRound {
+        /// Object.
+        object: String,
+    },
     /// Another writer has committed the partition with other samples.
     #[error(
         "lost the race for {object}: another writer has committed shard {theirs}, ours is {ours}. \

@@ -1,9 +1,9 @@
 //! Commits partitions (DESIGN 3.7).
 
 use super::{
-    Error, Root, check, kill_point,
+    Error, Root, Round, Standing, check, kill_point,
     manifest::{DatasetHeader, PartitionManifest, PartitionTally, ShardEntry, ShardFolder},
-    reader,
+    reader, rounds,
 };
 use crate::{
     identity::sha256_hex,
@@ -67,7 +67,40 @@ impl Writer {
     /// # Errors
     /// A manifest object cannot be read or is damaged.
     pub async fn committed(&self) -> Result<BTreeMap<Partition, PartitionManifest>, Error> {
-        reader::committed(&self.root, &self.plan).await
+        Ok(self.standing().await?.into_partitions())
+    }
+
+    /// How far the dataset has come, by whomever.
+    ///
+    /// # Errors
+    /// A manifest object, or one of `rounds/`, cannot be read or is damaged.
+    pub async fn standing(&self) -> Result<Standing, Error> {
+        Standing::read(&self.root, &self.plan).await
+    }
+
+    /// Whether a partition is committed, by whomever.
+    ///
+    /// # Errors
+    /// The place cannot be read, or its manifest object is damaged.
+    pub async fn is_committed(&self, partition: &Partition) -> Result<bool, Error> {
+        let found = reader::partition(&self.root, &self.plan, partition).await?;
+        Ok(found.is_some())
+    }
+
+    /// Number of objects in the manifest folder, which grows by one with each partition.
+    ///
+    /// # Errors
+    /// The place cannot be read.
+    pub async fn manifest_count(&self) -> Result<usize, Error> {
+        Ok(self.root.list(&PartitionManifest::folder()).await?.len())
+    }
+
+    /// Commits what stands between two rounds. That it is there already, and equal, is success.
+    ///
+    /// # Errors
+    /// The storage failed, or another writer's is there.
+    pub async fn commit_round(&self, round: &Round) -> Result<(), Error> {
+        rounds::put(&self.root, &self.plan, round).await
     }
 
     /// Commits a partition: samples in slot order, at most one per slot.
