@@ -387,3 +387,35 @@ async fn rounds_that_find_nothing_leave_the_dataset_as_it_was() {
         "{complaint}"
     );
 }
+
+#[tokio::test]
+async fn a_shard_that_was_cut_or_lost_is_named_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(&[("animal", 65)]);
+    let reader = write(folder.path(), &plan).await;
+    let root = Root::folder(folder.path()).unwrap();
+    let writer = Writer::open(root, &plan).await.unwrap();
+    let standing = writer.standing().await.unwrap();
+    writer.check_shards(&standing).await.unwrap();
+    let last = &reader.partitions().values().last().unwrap().shard.sha256;
+    let shard = folder.path().join(format!("shards/{last}.parquet"));
+    let whole = std::fs::read(&shard).unwrap();
+    std::fs::write(&shard, &whole[..100]).unwrap();
+    let cut = writer
+        .check_shards(&standing)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(cut.contains("has 100 bytes") && cut.contains(last), "{cut}");
+    assert!(cut.contains("manifest/animal-00001.json"), "{cut}");
+    std::fs::remove_file(&shard).unwrap();
+    let lost = writer
+        .check_shards(&standing)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        lost.contains("is missing") && lost.contains("run again"),
+        "{lost}"
+    );
+}

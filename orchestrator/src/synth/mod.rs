@@ -294,16 +294,18 @@ pub async fn is_complete(plan: &Plan, place: &Location) -> Result<bool> {
     Ok(standing.step(&plan.wanted, plan.compares()) == Step::Done)
 }
 
-/// How far the dataset has come; nothing where there is none.
+/// How far the dataset has come, if all is there that was committed; nothing where there is none.
 async fn standing(plan: &Plan, place: &Location) -> Result<Standing> {
     let writer = match place.find()? {
         Some(root) => Writer::find(root, &plan.wanted).await?,
         None => None,
     };
-    match writer {
-        Some(writer) => Ok(writer.standing().await?),
-        None => Ok(Standing::default()),
-    }
+    let Some(writer) = writer else {
+        return Ok(Standing::default());
+    };
+    let standing = writer.standing().await?;
+    writer.check_shards(&standing).await?;
+    Ok(standing)
 }
 
 async fn summarize(plan: &Plan, place: &Location, share: Share) -> Result<Summary> {

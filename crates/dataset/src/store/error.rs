@@ -75,6 +75,19 @@ pub enum Error {
         /// What is wrong, as the rest of the sentence.
         reason: String,
     },
+    /// A shard that is not what its commit was given.
+    #[error(
+        "{object} {state}, though {manifest} names it: restore it, or remove both and run again, \
+         and the partition is made anew"
+    )]
+    LostShard {
+        /// Shard.
+        object: String,
+        /// What is wrong, as the middle of the sentence.
+        state: String,
+        /// Manifest object.
+        manifest: String,
+    },
     /// A shard that is not one of ours, though its hash is as promised.
     #[error("{object} cannot be used as a shard")]
     ShardFormat {

@@ -171,13 +171,22 @@ pub(super) enum ShardFolder {
     Rejected,
 }
 
+impl ShardFolder {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "shards",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    pub(super) fn path(self) -> Path {
+        Path::from(self.name())
+    }
+}
+
 impl ShardEntry {
     pub(super) fn path(&self, folder: ShardFolder) -> Path {
-        let folder = match folder {
-            ShardFolder::Accepted => "shards",
-            ShardFolder::Rejected => "rejected",
-        };
-        Path::from(format!("{folder}/{}.parquet", self.sha256))
+        Path::from(format!("{}/{}.parquet", folder.name(), self.sha256))
     }
 }
 
@@ -203,6 +212,14 @@ impl PartitionManifest {
 
     fn shards(&self) -> impl Iterator<Item = &ShardEntry> {
         std::iter::once(&self.shard).chain(&self.rejected)
+    }
+
+    /// Its shards with their places.
+    pub(super) fn files(&self) -> impl Iterator<Item = (Path, &ShardEntry)> {
+        let accepted = (self.shard.path(ShardFolder::Accepted), &self.shard);
+        let rejected = self.rejected.iter();
+        let rejected = rejected.map(|shard| (shard.path(ShardFolder::Rejected), shard));
+        std::iter::once(accepted).chain(rejected)
     }
 
     pub(super) fn folder() -> Path {

@@ -87,6 +87,31 @@ impl Writer {
         Ok(found.is_some())
     }
 
+    /// Looks whether every committed shard is there with the size that its manifest names. Its content
+    /// is looked at when it is read, as an audit does.
+    ///
+    /// # Errors
+    /// Names the first shard that is missing or cut, and what to do.
+    pub async fn check_shards(&self, standing: &Standing) -> Result<(), Error> {
+        let mut sizes = self.root.sizes(&ShardFolder::Accepted.path()).await?;
+        sizes.extend(self.root.sizes(&ShardFolder::Rejected.path()).await?);
+        for (partition, manifest) in standing.partitions() {
+            for (path, shard) in manifest.files() {
+                let state = match sizes.get(&path) {
+                    Some(&size_bytes) if size_bytes == shard.size_bytes => continue,
+                    Some(found) => format!("has {found} bytes and not {}", shard.size_bytes),
+                    None => "is missing".to_owned(),
+                };
+                return Err(Error::LostShard {
+                    object: self.root.name_of(&path),
+                    state,
+                    manifest: self.root.name_of(&PartitionManifest::path(partition)),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Number of objects in the manifest folder, which grows by one with each partition.
     ///
     /// # Errors
