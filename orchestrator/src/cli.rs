@@ -161,7 +161,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// What making the dataset may take before it stops, to be continued: 90s, 30m, 2h, 500images;
-    /// the benchmark's pictures, training and evaluation are not counted.
+    /// the benchmark's pictures, training and evaluation are not counted. Beyond it no partition of
+    /// 64 samples is begun, and the two under way are ended: allow for as much.
     #[arg(long, value_name = "CAP")]
     pub budget: Option<Budget>,
 }
@@ -187,7 +188,8 @@ pub struct SynthArgs {
     /// Into how many shares the partitions are dealt.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub shard_count: u32,
-    /// What this may take before it stops, to be continued: 90s, 30m, 2h, 500images.
+    /// What this may take before it stops, to be continued: 90s, 30m, 2h, 500images. Beyond it no
+    /// partition of 64 samples is begun, and the two under way are ended: allow for as much.
     #[arg(long, value_name = "CAP")]
     pub budget: Option<Budget>,
     /// How long a process whose share is done waits for the next partition of the others, to share

@@ -7,8 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A cap; the first that is reached counts. No partition begins behind it, and those under way are
-/// ended, so nothing is lost.
+/// A cap; the first that is reached counts. No partition begins behind it, and those under way (two
+/// at most, with all attempts of their slots) are ended, so nothing is lost: a partition is kept whole
+/// or not at all, and one that was left would be paid for twice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
     /// Time.
