@@ -3,6 +3,7 @@
 mod budget;
 mod evaluation_sets;
 pub mod gates;
+mod makers;
 mod partition;
 mod rounds;
 mod stages;
@@ -22,11 +23,14 @@ use dataset::{
 use proto::promptgen::v1::PromptSplit;
 use serde::{Deserialize, Serialize};
 
-pub use self::budget::{Budget, MalformedBudget, wait};
 use self::{
     budget::Account,
     evaluation_sets::EvaluationSets,
     rounds::{Making, dealt},
+};
+pub use self::{
+    budget::{Budget, MalformedBudget, wait},
+    makers::{Makers, check_makers, makers},
 };
 use crate::{
     assets::Assets,
@@ -223,6 +227,12 @@ pub async fn synthesize(
     watcher: &dyn Watcher,
 ) -> Result<Summary> {
     let writer = Writer::open(place.create()?, &plan.wanted).await?;
+    let step = writer.standing().await?.step(&plan.wanted, plan.compares());
+    if let Step::Make { .. } = step {
+        let makers = makers(suite, plan).await?;
+        let before = writer.note_makers(&makers).await?;
+        check_makers(&before, &makers, place)?;
+    }
     let watcher = Capped {
         account: Account::open(share.budget),
         watcher,

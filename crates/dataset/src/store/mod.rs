@@ -6,6 +6,7 @@
 //! shards/<sha256>.parquet           one partition each, named by content
 //! rejected/<sha256>.parquet         examples of what one partition's gates rejected
 //! manifest/<ability>-<number>.json  names the partition's shards; its commit
+//! makers.json                       the services and models that a synthesis was begun with
 //! rounds/<round>.json               samples that repeat one of another partition, when all
 //!                                   partitions of the round before are there
 //! manifest/<ability>-r<round>-<number>.json

@@ -2,7 +2,10 @@
 
 use super::{
     Error, Root, Round, Standing, check, kill_point,
-    manifest::{DatasetHeader, PartitionManifest, PartitionTally, ShardEntry, ShardFolder},
+    manifest::{
+        DatasetHeader, PartitionManifest, PartitionTally, ShardEntry, ShardFolder, from_json,
+        to_json,
+    },
     reader, rounds,
 };
 use crate::{
@@ -10,6 +13,7 @@ use crate::{
     plan::{Partition, Plan},
     shard,
 };
+use object_store::path::Path;
 use proto::dataset::v1::Sample;
 use std::collections::BTreeMap;
 
@@ -118,6 +122,24 @@ impl Writer {
     /// The place cannot be read.
     pub async fn manifest_count(&self) -> Result<usize, Error> {
         Ok(self.root.list(&PartitionManifest::folder()).await?.len())
+    }
+
+    /// Notes who makes the dataset, by name and version, in `makers.json`, and gives what stands there:
+    /// the makers that it was begun with.
+    ///
+    /// # Errors
+    /// The place cannot be written, or the note is damaged.
+    pub async fn note_makers(
+        &self,
+        makers: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, Error> {
+        let path = Path::from("makers.json");
+        if self.root.create(&path, to_json(makers)).await? {
+            return Ok(makers.clone());
+        }
+        let object = self.root.name_of(&path);
+        let found = self.root.read(&path).await?.unwrap_or_default();
+        from_json(&object, &found)
     }
 
     /// Commits what stands between two rounds. That it is there already, and equal, is success.
