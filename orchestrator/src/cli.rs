@@ -1,6 +1,6 @@
 //! The command line: a contract that scripts rely on.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use dataset::store::Location;
@@ -8,7 +8,11 @@ use runtime::options::{
     ArtefactOptions, CacheOptions, ClientOptions, ListenOptions, TelemetryOptions,
 };
 
-use crate::{conformance::Subject, recipe::PromptSyntax, synth::Budget};
+use crate::{
+    conformance::Subject,
+    recipe::PromptSyntax,
+    synth::{self, Budget},
+};
 
 /// Makes image–dialogue pairs and shows what they are worth.
 #[derive(Debug, Parser)]
@@ -157,7 +161,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// What making the dataset may take before it stops, to be continued: 90s, 30m, 2h, 500images;
-    /// the benchmark's pictures, training and evaluation are not counted.
+    /// the benchmark's pictures, training and evaluation are not counted. Beyond it no partition of
+    /// 64 samples is begun, and the two under way are ended: allow for as much.
     #[arg(long, value_name = "CAP")]
     pub budget: Option<Budget>,
 }
@@ -183,9 +188,15 @@ pub struct SynthArgs {
     /// Into how many shares the partitions are dealt.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub shard_count: u32,
-    /// What this may take before it stops, to be continued: 90s, 30m, 2h, 500images.
+    /// What this may take before it stops, to be continued: 90s, 30m, 2h, 500images. Beyond it no
+    /// partition of 64 samples is begun, and the two under way are ended: allow for as much.
     #[arg(long, value_name = "CAP")]
     pub budget: Option<Budget>,
+    /// How long a process whose share is done waits for the next partition of the others, to share
+    /// the later rounds too: 90s, 30m, 2h; 0s does not wait, and the last process to end makes the
+    /// later rounds.
+    #[arg(long, default_value = "0s", value_name = "TIME", value_parser = synth::wait)]
+    pub wait: Duration,
 }
 
 /// Arguments of `train`.

@@ -38,6 +38,11 @@ pub struct Synth {
     /// Attempts per slot before the slot is given up, 1 or more.
     #[serde(default = "default_attempts")]
     pub max_attempts: u32,
+    /// Rounds that make anew what repeats a sample of another partition, 0 to 16; the attempts of a
+    /// slot are counted over all of them. What repeats after the last is taken out. With 0 partitions
+    /// are not compared with each other.
+    #[serde(default = "default_rounds", skip_serializing_if = "is_default_rounds")]
+    pub max_rounds: u32,
     /// Pictures rendered for each prompt, from seeds of their own; the one that fits its prompt best
     /// among those that pass the gates is kept. 1 or more.
     #[serde(default = "one", skip_serializing_if = "is_one")]
@@ -271,6 +276,11 @@ impl Recipe {
             "`synth.max_attempts` is 0; it must be 1 or more"
         );
         ensure!(
+            self.synth.max_rounds <= MAX_ROUNDS,
+            "`synth.max_rounds` is {}; it must lie in 0..={MAX_ROUNDS}",
+            self.synth.max_rounds
+        );
+        ensure!(
             (1..=MAX_SEEDS_PER_PROMPT).contains(&self.synth.seeds_per_prompt),
             "`synth.seeds_per_prompt` is {}; it must lie in 1..={MAX_SEEDS_PER_PROMPT}",
             self.synth.seeds_per_prompt
@@ -309,6 +319,9 @@ impl Recipe {
 
 /// More than any one ability has been asked for; a larger number is a typing error.
 const MAX_SAMPLES_PER_ABILITY: u64 = 100_000_000;
+
+/// Each round leaves a small share of the one before; what repeats then has nothing else to show.
+const MAX_ROUNDS: u32 = 16;
 
 /// Beyond this, another prompt is the better use of a picture's time.
 const MAX_SEEDS_PER_PROMPT: u32 = 16;
@@ -445,6 +458,18 @@ fn is_false(flag: &bool) -> bool {
 
 fn default_attempts() -> u32 {
     4
+}
+
+fn default_rounds() -> u32 {
+    4
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_default_rounds(count: &u32) -> bool {
+    *count == default_rounds()
 }
 
 fn default_llava() -> String {

@@ -19,13 +19,15 @@ use rand_chacha::ChaCha8Rng;
 use crate::{Redis, Service, checkout, program};
 
 /// Places at which a process can be told to end; see `dataset::store::kill_point`.
-const POINTS: [&str; 6] = [
+const POINTS: [&str; 8] = [
     "staging.before",
     "staging.after",
     "publish.before",
     "publish.after",
     "manifest.before",
     "manifest.after",
+    "round.before",
+    "round.after",
 ];
 /// Starts after which a run that does not end is given up on.
 const MAX_STARTS: u32 = 12;
@@ -242,8 +244,12 @@ impl Bench {
                 let out = self.place();
                 let mut command = self.synth(&out);
                 // Beyond the last passage nothing ends; then the last but one must do.
-                let partitions = self.undisturbed.shards.len() as u32;
-                let passage = (passage - 1) % partitions + 1;
+                let passages = match point.starts_with("round") {
+                    // Nothing repeats in the recipes of these trials.
+                    true => 1,
+                    false => self.undisturbed.shards.len() as u32,
+                };
+                let passage = (passage - 1) % passages + 1;
                 command.env(kill_point::VARIABLE, format!("{point}:{passage}"));
                 let signal = command.status()?.signal();
                 ensure!(signal == Some(SIGABRT), "{point}:{passage} did not end it");

@@ -36,18 +36,49 @@ use tonic::{Request, Response, Status};
 /// # Panics
 /// No port is free.
 pub async fn serve() -> SocketAddr {
+    serve_stub(Stub { repeats: false }).await
+}
+
+/// As [`serve`], but in their first attempts slots 3 and 70 of an ability have one prompt, and slots 5
+/// and 71 one picture.
+///
+/// # Panics
+/// No port is free.
+pub async fn serve_repetitions() -> SocketAddr {
+    serve_stub(Stub { repeats: true }).await
+}
+
+async fn serve_stub(stub: Stub) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound address");
     const MAX_BYTES: usize = 64 << 20;
     let server = tonic::transport::Server::builder()
-        .add_service(PromptgenServiceServer::new(Stub).max_decoding_message_size(MAX_BYTES))
-        .add_service(DiffusionServiceServer::new(Stub).max_decoding_message_size(MAX_BYTES))
-        .add_service(DialogueServiceServer::new(Stub).max_decoding_message_size(MAX_BYTES));
+        .add_service(PromptgenServiceServer::new(stub).max_decoding_message_size(MAX_BYTES))
+        .add_service(DiffusionServiceServer::new(stub).max_decoding_message_size(MAX_BYTES))
+        .add_service(DialogueServiceServer::new(stub).max_decoding_message_size(MAX_BYTES));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     address
 }
 
-struct Stub;
+#[derive(Clone, Copy)]
+struct Stub {
+    repeats: bool,
+}
+
+impl Stub {
+    fn text(self, ability: &str, item: &promptgen::PromptItem) -> String {
+        match item.slot {
+            3 | 70 if self.repeats && item.attempt == 0 => format!("(({ability})) twice"),
+            5 | 71 if self.repeats && item.attempt == 0 => {
+                format!("(({ability})) {SAME_PICTURE} from side {}", item.slot)
+            }
+            slot => format!("(({ability})) number {slot}"),
+        }
+    }
+}
+
+/// Prompts with these words have one picture.
+const SAME_PICTURE: &str = "in its best light";
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -107,7 +138,7 @@ impl PromptgenService for Stub {
         let answer = |item: promptgen::PromptItem| promptgen::GeneratePromptsResponse {
             sample_id: item.sample_id.clone(),
             result: Some(generate_prompts_response::Result::Prompt(Prompt {
-                text: format!("(({ability})) number {}", item.slot),
+                text: self.text(&ability, &item),
                 sample_id: item.sample_id,
                 ability: ability.clone(),
                 keyword: ability.clone(),
@@ -160,7 +191,10 @@ impl DiffusionService for Stub {
 /// A picture of 64 × 64 pixels whose every number comes from the seed.
 fn image(item: diffusion::ImageItem) -> Result<diffusion::GenerateImagesResponse, Status> {
     const SIDE_PX: u32 = 64;
-    let noise = Sha256::digest(item.seed.to_le_bytes());
+    let noise = match item.prompt.contains(SAME_PICTURE) {
+        true => Sha256::digest(SAME_PICTURE),
+        false => Sha256::digest(item.seed.to_le_bytes()),
+    };
     let picture = image::RgbImage::from_fn(SIDE_PX, SIDE_PX, |x, y| {
         let tile = (x / 16 + 4 * (y / 16)) as usize;
         image::Rgb([noise[tile], noise[tile + 8], noise[tile + 16]])

@@ -8,7 +8,6 @@ use proto::dataset::v1::{
     Attribute, Conversation, Facts, GateResult, GateVerdict, Image, Prompt, PromptSyntax,
     Provenance, QuestionKind, Relation, Role, Sample, Subject, Turn, WeightedText, image::Content,
 };
-use std::ops::Range;
 
 pub(crate) const RECIPE_SEED: u64 = 11;
 
@@ -28,7 +27,8 @@ pub(crate) fn partition(plan: &Plan, ability: &str, index: u32) -> Partition {
     plan.partitions().find(is_wanted).unwrap()
 }
 
-pub(crate) fn samples(ability: &str, slots: Range<u64>) -> Vec<Sample> {
+pub(crate) fn samples(ability: &str, slots: impl IntoIterator<Item = u64>) -> Vec<Sample> {
+    let slots = slots.into_iter();
     slots.map(|slot| sample(ability, slot)).collect()
 }
 

@@ -64,6 +64,19 @@ impl SampleId {
         Self(id)
     }
 
+    /// No sample's id.
+    pub(crate) const NONE: Self = Self([0; 16]);
+
+    /// Its 16 bytes.
+    pub(crate) fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// The id of such bytes.
+    pub(crate) fn of_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
     /// Seed of the sample's picture. 32 bits, because PyTorch's CPU generator
     /// reads no more than the low 32 of a seed.
     pub fn image_seed(self) -> u32 {

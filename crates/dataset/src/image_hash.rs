@@ -35,6 +35,11 @@ impl ImageHash {
         self.0
     }
 
+    /// The hash of such bits.
+    pub(crate) fn of_words(words: [u64; 4]) -> Self {
+        Self(words)
+    }
+
     /// Number of bits in which two hashes differ, 0 to [`BIT_COUNT`].
     pub fn distance(&self, other: &Self) -> u32 {
         let pairs = self.0.iter().zip(&other.0);

@@ -4,6 +4,7 @@
 
 pub mod ability;
 pub mod audit;
+pub mod duplicates;
 pub mod export;
 pub mod identity;
 pub mod image_hash;

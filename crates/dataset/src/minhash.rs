@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 
 /// Places of a signature.
-const PERMUTATION_COUNT: usize = 128;
+pub(crate) const PERMUTATION_COUNT: usize = 128;
 /// Characters of a piece.
 const SHINGLE_CHARS: usize = 5;
 /// Bands of a signature, and places of a band: 125 of the 128 places. Two texts whose pieces agree
@@ -63,8 +63,22 @@ impl Signature {
     /// Estimate of the share of pieces that two texts have in common, with a standard error of
     /// 0.035 at 0.8.
     pub fn similarity(&self, other: &Self) -> f64 {
-        let equal = self.0.iter().zip(&other.0).filter(|(a, b)| a == b).count();
-        equal as f64 / PERMUTATION_COUNT as f64
+        self.agreeing(other) as f64 / PERMUTATION_COUNT as f64
+    }
+
+    /// Places in which two signatures agree.
+    pub(crate) fn agreeing(&self, other: &Self) -> usize {
+        self.0.iter().zip(&other.0).filter(|(a, b)| a == b).count()
+    }
+
+    /// The places.
+    pub(crate) fn places(&self) -> &[u32; PERMUTATION_COUNT] {
+        &self.0
+    }
+
+    /// The signature of such places.
+    pub(crate) fn of_places(places: [u32; PERMUTATION_COUNT]) -> Self {
+        Self(places)
     }
 
     fn bands(&self) -> impl Iterator<Item = u64> + '_ {

@@ -1,7 +1,7 @@
 //! What a dataset is to hold, cut into fixed partitions (DESIGN 3.1).
 
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, ops::Range};
+use std::{collections::BTreeMap, fmt};
 
 /// Slots of a partition; the last one of an ability may have fewer.
 pub const PARTITION_SLOT_COUNT: u64 = 64;
@@ -23,7 +23,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// All partitions, by ability and number.
+    /// All partitions of the first round, by ability and number.
     pub fn partitions(&self) -> impl Iterator<Item = Partition> + '_ {
         self.sample_counts
             .iter()
@@ -89,28 +89,86 @@ pub enum PlanError {
     },
 }
 
-/// Up to 64 slots of one ability: the unit of work, of commit and of loss.
+/// Up to 64 slots of one ability: the unit of work, of commit and of loss. They are in order by
+/// round, ability and number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition {
+    /// 0 for the partitions that the plan is cut into. A later round makes slots anew whose samples
+    /// repeated one of another partition.
+    pub round: u32,
     /// Name of the ability.
     pub ability: String,
-    /// Number among the ability's partitions, from 0.
+    /// Number among the ability's partitions of the round, from 0.
     pub index: u32,
-    /// Number of its slots, 1 to 64.
-    slot_count: u64,
+    slots: Slots,
+}
+
+/// Slots of a partition.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Slots {
+    /// So many, 1 to 64, from the place of the partition's number on.
+    Run(u64),
+    /// Those of a later round, by slot.
+    Listed(Vec<OpenSlot>),
+}
+
+/// A slot that is to be filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpenSlot {
+    /// Slot of the ability, from 0.
+    pub slot: u64,
+    /// The first attempt that was not made yet, from 0.
+    pub first_attempt: u32,
 }
 
 impl Partition {
-    /// Its slots.
-    pub fn slots(&self) -> Range<u64> {
+    /// Partitions of a later round for the slots of one ability, which stand in order.
+    pub(crate) fn of_round(round: u32, ability: &str, slots: &[OpenSlot]) -> Vec<Self> {
+        let chunks = slots.chunks(PARTITION_SLOT_COUNT as usize);
+        let partition = |(index, slots): (u32, &[OpenSlot])| Self {
+            round,
+            ability: ability.to_owned(),
+            index,
+            slots: Slots::Listed(slots.to_vec()),
+        };
+        (0..).zip(chunks).map(partition).collect()
+    }
+
+    /// Its slots, in order.
+    pub fn slots(&self) -> impl Iterator<Item = u64> + '_ {
+        self.open_slots().map(|open| open.slot)
+    }
+
+    /// Its slots, in order, with the attempts that they begin with.
+    pub fn open_slots(&self) -> impl Iterator<Item = OpenSlot> + '_ {
+        let (run, listed) = match &self.slots {
+            Slots::Run(count) => (*count, &[][..]),
+            Slots::Listed(slots) => (0, slots.as_slice()),
+        };
         let first = u64::from(self.index) * PARTITION_SLOT_COUNT;
-        first..first + self.slot_count
+        let run = (first..first + run).map(|slot| OpenSlot {
+            slot,
+            first_attempt: 0,
+        });
+        run.chain(listed.iter().copied())
+    }
+
+    /// Number of its slots, 1 to 64.
+    pub fn slot_count(&self) -> u64 {
+        match &self.slots {
+            Slots::Run(count) => *count,
+            Slots::Listed(slots) => slots.len() as u64,
+        }
     }
 }
 
+/// `animal-00003`, and in the second round `animal-r1-00000`.
 impl fmt::Display for Partition {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}-{:05}", self.ability, self.index)
+        match self.round {
+            0 => write!(formatter, "{}-{:05}", self.ability, self.index),
+            round => write!(formatter, "{}-r{round}-{:05}", self.ability, self.index),
+        }
     }
 }
 
@@ -119,9 +177,10 @@ fn partitions_of(ability: &str, sample_count: u64) -> impl Iterator<Item = Parti
         let first = u64::from(index) * PARTITION_SLOT_COUNT;
         let slot_count = sample_count.checked_sub(first)?.min(PARTITION_SLOT_COUNT);
         (slot_count > 0).then(|| Partition {
+            round: 0,
             ability: ability.to_owned(),
             index,
-            slot_count,
+            slots: Slots::Run(slot_count),
         })
     })
 }
@@ -162,8 +221,8 @@ mod tests {
                 "hair-00000"
             ]
         );
-        assert_eq!(all[2].slots(), 128..130);
-        assert_eq!(all[4].slots(), 0..1);
+        assert_eq!(all[2].slots().collect::<Vec<_>>(), [128, 129]);
+        assert_eq!(all[4].slots().collect::<Vec<_>>(), [0]);
         for process_count in 1..7 {
             let mut shared: Vec<_> = (0..process_count)
                 .flat_map(|index| plan.partitions_of_shard(index, process_count))

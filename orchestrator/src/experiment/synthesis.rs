@@ -6,16 +6,13 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Result, bail, ensure};
-use dataset::{identity::sha256_hex, store::Location};
-use prost::Message as _;
-use proto::{dataset::v1::Capabilities, promptgen::v1::GetAbilityRequest};
+use anyhow::{Result, ensure};
+use dataset::store::Location;
 
 use super::Run;
 use crate::{
-    bad_input::complaint,
     progress::Progress,
-    suite::{ServiceName, Suite},
+    suite::Suite,
     synth::{self, Plan, Share, Summary},
 };
 
@@ -23,7 +20,7 @@ impl Run<'_> {
     pub(super) async fn synthesize(&mut self) -> Result<()> {
         let started_at = Instant::now();
         let plan = Plan::training(self.recipe).with_evaluation_sets(self.assets)?;
-        let makers = makers(self.suite, &plan).await?;
+        let makers = synth::makers(self.suite, &plan).await?;
         self.note_makers(makers, &plan).await?;
         let summary = synthesize_with_progress(
             self.suite,
@@ -63,15 +60,7 @@ impl Run<'_> {
         if synth::is_complete(plan, &dataset).await? {
             return Ok(());
         }
-        let same = |&(name, version): &(&String, &String)| makers.get(name) == Some(version);
-        let Some((name, version)) = before.iter().find(|made| !same(made)) else {
-            return Ok(());
-        };
-        bail!(
-            "{} was begun with another {name} ({version}, now {}); bring it back, or choose another --out",
-            self.folder.root().display(),
-            makers.get(name).map_or("absent", String::as_str)
-        )
+        synth::check_makers(before, &makers, &self.folder.root().display())
     }
 }
 
@@ -107,6 +96,12 @@ pub async fn synthesize_with_progress(
             .collect();
         text.push_str(&format!(" ({})", counts.join(", ")));
     }
+    if summary.repeated > 0 {
+        text.push_str(&format!(
+            "; {} repeated one of another partition, and their slots were made anew in {} rounds",
+            summary.repeated, summary.later_rounds
+        ));
+    }
     if summary.missing > 0 && !summary.stopped_at_budget {
         text.push_str(&format!(
             "; {} could not be made within the attempts",
@@ -137,32 +132,20 @@ impl synth::Watcher for BarWatcher {
     fn sample_accepted(&self) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
-}
 
-/// What decides the dataset beside the recipe, as the services tell it: their back-ends and versions,
-/// the hashes of their models, and of the abilities in use.
-async fn makers(suite: &Suite, plan: &Plan) -> Result<BTreeMap<String, String>> {
-    let mut makers = BTreeMap::new();
-    for service in [
-        ServiceName::Promptgen,
-        ServiceName::Diffusion,
-        ServiceName::Dialogue,
-    ] {
-        let Capabilities {
-            backend,
-            version,
-            models,
-            ..
-        } = suite.capabilities(service).await?;
-        makers.insert(service.to_string(), format!("{backend} {version}"));
-        makers.extend(models.into_iter().map(|model| (model.name, model.sha256)));
+    fn samples_dropped(&self, count: u64) {
+        let left = |accepted: u64| Some(accepted.saturating_sub(count));
+        // A function that always gives a value cannot fail.
+        let _ = self
+            .accepted
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
     }
-    for name in plan.wanted.sample_counts.keys() {
-        let request = GetAbilityRequest { name: name.clone() };
-        let reply = suite.promptgen.clone().get_ability(request).await;
-        let reply = reply.map_err(|status| complaint(&status))?.into_inner();
-        let ability = reply.ability.unwrap_or_default().encode_to_vec();
-        makers.insert(format!("ability {name}"), sha256_hex(ability));
+
+    fn waits_for(&self, partitions: usize) {
+        self.progress.set(
+            self.accepted.load(Ordering::Relaxed),
+            self.wanted,
+            format!("accepted; waiting for {partitions} partitions of other processes"),
+        );
     }
-    Ok(makers)
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use dataset::store::ACROSS_PARTITIONS;
+
 use super::samples::Verdicts;
 use crate::{
     experiment::Record,
@@ -10,7 +12,7 @@ use crate::{
 };
 
 /// Name and one sentence of each gate, in the order in which they run.
-const GATES: [(&str, &str); 14] = [
+const GATES: [(&str, &str); 15] = [
     (gates::NOT_MADE, "A stage could not make the item."),
     (
         gates::PROMPT_FORM,
@@ -58,6 +60,10 @@ const GATES: [(&str, &str); 14] = [
         "No question of an evaluation set has nearly the same words and answer.",
     ),
     (gates::DIALOGUE, "Every answer agrees with the facts."),
+    (
+        ACROSS_PARTITIONS,
+        "No accepted sample of another partition has the same prompt, nor nearly the same picture or words.",
+    ),
 ];
 
 /// What every gate came to, in the order in which they ran.

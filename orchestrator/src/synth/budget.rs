@@ -7,8 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A cap; the first that is reached counts. No partition begins behind it, and those under way are
-/// ended, so nothing is lost.
+/// A cap; the first that is reached counts. No partition begins behind it, and those under way (two
+/// at most, with all attempts of their slots) are ended, so nothing is lost: a partition is kept whole
+/// or not at all, and one that was left would be paid for twice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
     /// Time.
@@ -58,6 +59,17 @@ impl FromStr for Budget {
         }
         Ok(budget)
     }
+}
+
+/// A time to wait: a budget without pictures.
+///
+/// # Errors
+/// The text is none; the message says what is.
+pub fn wait(text: &str) -> Result<Duration, String> {
+    let budget: Option<Budget> = text.parse().ok();
+    let time = budget.filter(|budget| budget.images.is_none());
+    let time = time.and_then(|budget| budget.time);
+    time.ok_or_else(|| format!("`{text}` is no time: 90s, 30m or 2h are"))
 }
 
 impl fmt::Display for Budget {

@@ -3,22 +3,35 @@
 mod budget;
 mod evaluation_sets;
 pub mod gates;
+mod makers;
 mod partition;
+mod rounds;
 mod stages;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Result;
 use dataset::{
+    duplicates::Bounds,
     plan::Partition,
-    store::{Location, PartitionManifest, Reader, Writer},
+    store::{ACROSS_PARTITIONS, Location, Reader, Standing, Step, Writer},
 };
-use futures::{StreamExt as _, TryStreamExt as _};
 use proto::promptgen::v1::PromptSplit;
 use serde::{Deserialize, Serialize};
 
-pub use self::budget::{Budget, MalformedBudget};
-use self::{budget::Account, evaluation_sets::EvaluationSets, partition::Outcome};
+use self::{
+    budget::Account,
+    evaluation_sets::EvaluationSets,
+    rounds::{Making, dealt},
+};
+pub use self::{
+    budget::{Budget, MalformedBudget, wait},
+    makers::{Makers, check_makers, makers},
+};
 use crate::{
     assets::Assets,
     recipe::{DialogueSettings, Gates, ImageSettings, Recipe},
@@ -47,6 +60,8 @@ pub struct Plan {
     pub seeds_per_prompt: u32,
     /// Whether the next attempt is told which texts came to nothing.
     pub rewrite: bool,
+    /// Rounds that make anew what repeats a sample of another partition; 0: none is looked for.
+    pub max_rounds: u32,
     /// What the evaluation sets that the gates name show and ask; none where they name none, or
     /// before [`Plan::with_evaluation_sets`].
     evaluation_sets: Option<Arc<EvaluationSets>>,
@@ -61,6 +76,9 @@ pub struct Share {
     pub count: u32,
     /// Cap of what this process makes now.
     pub budget: Budget,
+    /// How long this process, when its share is done, waits for the next partition of the others;
+    /// zero: not at all.
+    pub wait: Duration,
 }
 
 impl Share {
@@ -69,6 +87,7 @@ impl Share {
         index: 0,
         count: 1,
         budget: Budget::NONE,
+        wait: Duration::ZERO,
     };
 }
 
@@ -78,6 +97,10 @@ pub trait Watcher: Send + Sync {
     fn image_done(&self);
     /// A sample was accepted.
     fn sample_accepted(&self);
+    /// Accepted samples turned out to repeat others of another partition.
+    fn samples_dropped(&self, _count: u64) {}
+    /// So many partitions of other processes are waited for.
+    fn waits_for(&self, _partitions: usize) {}
 }
 
 /// What a synthesis came to.
@@ -91,6 +114,16 @@ pub struct Summary {
     pub made_partitions: u64,
     /// Partitions committed, of this share.
     pub partitions: u64,
+    /// Accepted samples that repeated one of another partition and were taken out; their slots were
+    /// made anew.
+    #[serde(default)]
+    pub repeated: u64,
+    /// Rounds after the first that made such slots anew.
+    #[serde(default)]
+    pub later_rounds: u32,
+    /// Partitions of other processes that were not there when this one ended.
+    #[serde(default)]
+    pub awaited: u64,
     /// Attempts that came to nothing, by gate or stage.
     pub rejected: BTreeMap<String, u64>,
     /// Whether the budget ended it before all was made.
@@ -121,6 +154,7 @@ impl Plan {
             gates: synth.gates.clone(),
             seeds_per_prompt: synth.seeds_per_prompt,
             rewrite: synth.rewrite,
+            max_rounds: synth.max_rounds,
             evaluation_sets: None,
         }
     }
@@ -162,18 +196,26 @@ impl Plan {
         self.wanted.sample_counts.get(ability).copied().unwrap_or(0)
     }
 
-    /// The partitions of one process.
-    fn partitions(&self, share: Share) -> Vec<Partition> {
-        self.wanted
-            .partitions_of_shard(share.index, share.count)
-            .collect()
+    /// When samples of two partitions repeat each other: as inside of one.
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            max_prompt_similarity: self.gates.max_prompt_similarity,
+            max_dialogue_similarity: self.gates.max_dialogue_similarity,
+            max_picture_distance: self.gates.max_duplicate_distance,
+        }
+    }
+
+    /// Whether partitions are compared with each other at all.
+    fn compares(&self) -> bool {
+        self.max_rounds > 0
     }
 }
 
 /// Any constant will do; it only keeps the two id spaces apart.
 const BENCHMARK_SEED: u64 = 0x6265_6e63_686d_6172;
 
-/// Makes the partitions of `share` that the folder lacks.
+/// Makes the partitions of `share` that the folder lacks, and when all processes have made theirs,
+/// the rounds that follow.
 ///
 /// # Errors
 /// A stage or the disk failed for good. What was committed before stays.
@@ -185,32 +227,32 @@ pub async fn synthesize(
     watcher: &dyn Watcher,
 ) -> Result<Summary> {
     let writer = Writer::open(place.create()?, &plan.wanted).await?;
-    let committed = writer.committed().await?;
-    let mut missing = plan.partitions(share);
-    missing.retain(|partition| !committed.contains_key(partition));
+    let step = writer.standing().await?.step(&plan.wanted, plan.compares());
+    if let Step::Make { .. } = step {
+        let makers = makers(suite, plan).await?;
+        let before = writer.note_makers(&makers).await?;
+        check_makers(&before, &makers, place)?;
+    }
     let watcher = Capped {
         account: Account::open(share.budget),
         watcher,
     };
-    let made: Vec<()> = futures::stream::iter(&missing)
-        .take_while(|_| std::future::ready(!watcher.account.is_spent()))
-        .map(|partition| async {
-            let Outcome {
-                samples,
-                rejected,
-                tally,
-            } = partition::make(suite, plan, partition, &watcher).await?;
-            writer
-                .commit_with_rejected(partition, samples, rejected, tally)
-                .await?;
-            anyhow::Ok(())
-        })
-        .buffer_unordered(CONCURRENT_PARTITIONS)
-        .try_collect()
-        .await?;
-    let mut summary = summarize(plan, place, share, made.len() as u64).await?;
-    summary.stopped_at_budget = made.len() < missing.len();
-    Ok(summary)
+    let making = Making {
+        suite,
+        plan,
+        place,
+        writer: &writer,
+        share,
+        watcher: &watcher,
+    };
+    let made = making.all().await?;
+    let summary = summarize(plan, place, share).await?;
+    Ok(Summary {
+        made_partitions: made.partitions,
+        stopped_at_budget: made.stopped_at_budget,
+        awaited: made.awaited,
+        ..summary
+    })
 }
 
 /// Counts against the budget what the other watcher hears of.
@@ -228,11 +270,20 @@ impl Watcher for Capped<'_> {
     fn sample_accepted(&self) {
         self.watcher.sample_accepted();
     }
+
+    fn samples_dropped(&self, count: u64) {
+        self.watcher.samples_dropped(count);
+    }
+
+    fn waits_for(&self, partitions: usize) {
+        self.watcher.waits_for(partitions);
+    }
 }
 
 /// Samples wanted of one share.
 pub fn wanted(plan: &Plan, share: Share) -> u64 {
-    plan.partitions(share).iter().map(slot_count).sum()
+    let partitions = plan.wanted.partitions_of_shard(share.index, share.count);
+    partitions.map(|partition| partition.slot_count()).sum()
 }
 
 /// Samples of one share that are committed already.
@@ -240,61 +291,69 @@ pub fn wanted(plan: &Plan, share: Share) -> u64 {
 /// # Errors
 /// The place cannot be read, or holds another plan's samples.
 pub async fn accepted(plan: &Plan, place: &Location, share: Share) -> Result<u64> {
-    Ok(committed(plan, place, share)
-        .await?
-        .iter()
-        .map(|manifest| manifest.shard.sample_count)
-        .sum())
+    let standing = standing(plan, place).await?;
+    Ok(count(plan, &standing, share).accepted)
 }
 
-/// Whether every partition is committed.
+/// Whether nothing is left to do.
 ///
 /// # Errors
 /// As [`accepted`].
 pub async fn is_complete(plan: &Plan, place: &Location) -> Result<bool> {
-    Ok(committed(plan, place, Share::ALL).await?.len() == plan.partitions(Share::ALL).len())
+    let standing = standing(plan, place).await?;
+    Ok(standing.step(&plan.wanted, plan.compares()) == Step::Done)
 }
 
-/// Manifests of one share's committed partitions; none where there is no dataset.
-async fn committed(plan: &Plan, place: &Location, share: Share) -> Result<Vec<PartitionManifest>> {
+/// How far the dataset has come, if all is there that was committed; nothing where there is none.
+async fn standing(plan: &Plan, place: &Location) -> Result<Standing> {
     let writer = match place.find()? {
         Some(root) => Writer::find(root, &plan.wanted).await?,
         None => None,
     };
     let Some(writer) = writer else {
-        return Ok(Vec::new());
+        return Ok(Standing::default());
     };
-    let mut committed = writer.committed().await?;
-    Ok(plan
-        .partitions(share)
-        .iter()
-        .filter_map(|partition| committed.remove(partition))
-        .collect())
+    let standing = writer.standing().await?;
+    writer.check_shards(&standing).await?;
+    Ok(standing)
 }
 
-async fn summarize(
-    plan: &Plan,
-    place: &Location,
-    share: Share,
-    made_partitions: u64,
-) -> Result<Summary> {
+async fn summarize(plan: &Plan, place: &Location, share: Share) -> Result<Summary> {
+    let reader = Reader::open(place.open()?).await?;
+    Ok(Summary {
+        manifest_sha256: reader.manifest_sha256(),
+        ..count(plan, reader.standing(), share)
+    })
+}
+
+/// What one share came to.
+fn count(plan: &Plan, standing: &Standing, share: Share) -> Summary {
     let mut summary = Summary {
-        made_partitions,
+        later_rounds: standing.later_round_count(),
         ..Summary::default()
     };
-    for manifest in committed(plan, place, share).await? {
+    let own = dealt(plan, standing, share);
+    for partition in &own {
+        let Some(manifest) = standing.partitions().get(partition) else {
+            summary.missing += partition.slot_count();
+            continue;
+        };
         summary.partitions += 1;
         summary.accepted += manifest.shard.sample_count;
-        for (reason, count) in manifest.tally.rejected_counts {
-            *summary.rejected.entry(reason).or_default() += count;
+        summary.missing += partition.slot_count() - manifest.shard.sample_count;
+        for (reason, count) in &manifest.tally.rejected_counts {
+            *summary.rejected.entry(reason.clone()).or_default() += count;
         }
     }
-    summary.missing = wanted(plan, share).saturating_sub(summary.accepted);
-    summary.manifest_sha256 = Reader::open(place.open()?).await?.manifest_sha256();
-    Ok(summary)
-}
-
-fn slot_count(partition: &Partition) -> u64 {
-    let slots = partition.slots();
-    slots.end - slots.start
+    let own: HashSet<String> = own.iter().map(Partition::to_string).collect();
+    for (dropped, stays_empty) in standing.dropped() {
+        if own.contains(&dropped.partition) {
+            summary.repeated += 1;
+            summary.accepted = summary.accepted.saturating_sub(1);
+            summary.missing += u64::from(stays_empty);
+            let reason = format!("{ACROSS_PARTITIONS}:{}", dropped.measure);
+            *summary.rejected.entry(reason).or_default() += 1;
+        }
+    }
+    summary
 }

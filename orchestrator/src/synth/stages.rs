@@ -423,7 +423,7 @@ async fn patient<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T
 }
 
 /// One call that is tried again while the service is away or full.
-async fn unary<R, Reply>(stage: &str, call: impl Fn() -> Reply) -> Result<R>
+pub(super) async fn unary<R, Reply>(stage: &str, call: impl Fn() -> Reply) -> Result<R>
 where
     Reply: Future<Output = Result<tonic::Response<R>, Status>>,
 {
@@ -448,14 +448,14 @@ where
     }
 }
 
-fn is_worth_retrying(status: &Status) -> bool {
+pub(super) fn is_worth_retrying(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable | Code::ResourceExhausted | Code::Aborted
     )
 }
 
-fn is_unimplemented(error: &anyhow::Error) -> bool {
+pub(super) fn is_unimplemented(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Unimplemented>().is_some()
 }
 

@@ -75,6 +75,19 @@ pub enum Error {
         /// What is wrong, as the rest of the sentence.
         reason: String,
     },
+    /// A shard that is not what its commit was given.
+    #[error(
+        "{object} {state}, though {manifest} names it: restore it, or remove both and run again, \
+         and the partition is made anew"
+    )]
+    LostShard {
+        /// Shard.
+        object: String,
+        /// What is wrong, as the middle of the sentence.
+        state: String,
+        /// Manifest object.
+        manifest: String,
+    },
     /// A shard that is not one of ours, though its hash is as promised.
     #[error("{object} cannot be used as a shard")]
     ShardFormat {
@@ -112,6 +125,16 @@ pub enum Error {
         id: String,
         /// What is wrong, as the rest of the sentence.
         reason: String,
+    },
+    /// Another writer has named other repetitions between two rounds.
+    #[error(
+        "lost the race for {object}: another writer has named other repetitions. They are a pure \
+         function of the committed samples and the recipe's bounds, so one of the two ran other \
+         code; the committed one stands"
+    )]
+    OtherRound {
+        /// Object.
+        object: String,
     },
     /// Another writer has committed the partition with other samples.
     #[error(

@@ -51,7 +51,10 @@ impl Reader {
             let Some(row) = ids.iter().position(|found| found == id) else {
                 continue;
             };
-            let sample = self.samples_of(manifest).await?.into_iter().nth(row);
+            if self.drops(id) {
+                return Ok(None);
+            }
+            let sample = self.stored_samples_of(manifest).await?.into_iter().nth(row);
             return Ok(sample.map(|sample| Located {
                 partition: partition.clone(),
                 shard_sha256: manifest.shard.sha256.clone(),

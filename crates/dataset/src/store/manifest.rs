@@ -1,7 +1,7 @@
 //! The small JSON objects of a dataset: what it is planned to be, and what each
 //! committed partition holds.
 
-use super::{Error, Root};
+use super::{Dropped, Error, Root};
 use crate::{
     identity::is_hexadecimal,
     plan::{Partition, Plan},
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
 /// Version of the layout: of the folder, of the JSON objects and of the shards.
-const LAYOUT_VERSION: u32 = 1;
+pub(super) const LAYOUT_VERSION: u32 = 1;
 
 /// `dataset.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,9 +117,21 @@ impl Statistics {
         self.accepted_count += partition.shard.sample_count;
         self.tally.add(&partition.tally);
     }
+
+    /// Takes out a sample that repeats one of another partition.
+    pub(super) fn drop_one(&mut self, dropped: &Dropped, stays_empty: bool) {
+        self.accepted_count = self.accepted_count.saturating_sub(1);
+        self.tally
+            .reject(&format!("{ACROSS_PARTITIONS}:{}", dropped.measure));
+        self.tally.unfilled_slot_count += u64::from(stays_empty);
+    }
 }
 
-/// A committed partition: `manifest/<ability>-<number>.json`.
+/// What samples are counted under that repeat one of another partition, with what they repeat.
+pub const ACROSS_PARTITIONS: &str = "across_partitions";
+
+/// A committed partition: `manifest/<ability>-<number>.json`, and in a later round
+/// `manifest/<ability>-r<round>-<number>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionManifest {
     layout_version: u32,
@@ -127,7 +139,10 @@ pub struct PartitionManifest {
     pub recipe_sha256: String,
     /// Ability.
     pub ability: String,
-    /// Number among the ability's partitions, from 0.
+    /// Round, from 0; see [`Partition::round`].
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub round: u32,
+    /// Number among the ability's partitions of the round, from 0.
     pub partition: u32,
     /// Where the samples are.
     pub shard: ShardEntry,
@@ -156,13 +171,22 @@ pub(super) enum ShardFolder {
     Rejected,
 }
 
+impl ShardFolder {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "shards",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    pub(super) fn path(self) -> Path {
+        Path::from(self.name())
+    }
+}
+
 impl ShardEntry {
     pub(super) fn path(&self, folder: ShardFolder) -> Path {
-        let folder = match folder {
-            ShardFolder::Accepted => "shards",
-            ShardFolder::Rejected => "rejected",
-        };
-        Path::from(format!("{folder}/{}.parquet", self.sha256))
+        Path::from(format!("{}/{}.parquet", folder.name(), self.sha256))
     }
 }
 
@@ -178,6 +202,7 @@ impl PartitionManifest {
             layout_version: LAYOUT_VERSION,
             recipe_sha256: plan.recipe_sha256.clone(),
             ability: partition.ability.clone(),
+            round: partition.round,
             partition: partition.index,
             shard,
             rejected,
@@ -187,6 +212,14 @@ impl PartitionManifest {
 
     fn shards(&self) -> impl Iterator<Item = &ShardEntry> {
         std::iter::once(&self.shard).chain(&self.rejected)
+    }
+
+    /// Its shards with their places.
+    pub(super) fn files(&self) -> impl Iterator<Item = (Path, &ShardEntry)> {
+        let accepted = (self.shard.path(ShardFolder::Accepted), &self.shard);
+        let rejected = self.rejected.iter();
+        let rejected = rejected.map(|shard| (shard.path(ShardFolder::Rejected), shard));
+        std::iter::once(accepted).chain(rejected)
     }
 
     pub(super) fn folder() -> Path {
@@ -210,7 +243,6 @@ impl PartitionManifest {
     ) -> Result<Self, Error> {
         check_version(object, content)?;
         let found: Self = from_json(object, content)?;
-        let slots = partition.slots();
         let refused = |reason: &str| {
             Err(Error::Manifest {
                 object: object.to_owned(),
@@ -219,14 +251,16 @@ impl PartitionManifest {
         };
         if found.recipe_sha256 != plan.recipe_sha256 {
             refused("it belongs to another recipe")
-        } else if found.ability != partition.ability || found.partition != partition.index {
+        } else if (found.ability.as_str(), found.round, found.partition)
+            != (partition.ability.as_str(), partition.round, partition.index)
+        {
             refused("it describes another partition than its name says")
         } else if !found
             .shards()
             .all(|shard| is_hexadecimal(&shard.sha256, 64))
         {
             refused("its shard hash is not 64 lower-case hexadecimal digits")
-        } else if found.shard.sample_count > slots.end - slots.start {
+        } else if found.shard.sample_count > partition.slot_count() {
             refused("it counts more samples than the partition has slots")
         } else {
             Ok(found)
@@ -234,15 +268,23 @@ impl PartitionManifest {
     }
 }
 
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_first(round: &u32) -> bool {
+    *round == 0
+}
+
 /// Pretty-printed with sorted maps and a final line break: equal values, equal bytes.
-fn to_json<T: Serialize>(value: &T) -> Bytes {
+pub(super) fn to_json<T: Serialize>(value: &T) -> Bytes {
     let mut json = serde_json::to_vec_pretty(value)
         .expect("these types have no map with keys other than text, which alone could fail");
     json.push(b'\n');
     json.into()
 }
 
-fn from_json<T: DeserializeOwned>(object: &str, content: &[u8]) -> Result<T, Error> {
+pub(super) fn from_json<T: DeserializeOwned>(object: &str, content: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(content).map_err(|error| Error::Manifest {
         object: object.to_owned(),
         reason: error.to_string(),
@@ -250,7 +292,7 @@ fn from_json<T: DeserializeOwned>(object: &str, content: &[u8]) -> Result<T, Err
 }
 
 /// Looked at before all else, so that a later layout is named as such.
-fn check_version(object: &str, content: &[u8]) -> Result<(), Error> {
+pub(super) fn check_version(object: &str, content: &[u8]) -> Result<(), Error> {
     #[derive(Deserialize)]
     struct Version {
         layout_version: u32,

@@ -6,7 +6,15 @@
 //! shards/<sha256>.parquet           one partition each, named by content
 //! rejected/<sha256>.parquet         examples of what one partition's gates rejected
 //! manifest/<ability>-<number>.json  names the partition's shards; its commit
+//! makers.json                       the services and models that a synthesis was begun with
+//! rounds/<round>.json               samples that repeat one of another partition, when all
+//!                                   partitions of the round before are there
+//! manifest/<ability>-r<round>-<number>.json
+//!                                   a partition of their slots, made anew
 //! ```
+//!
+//! A sample that `rounds/` names stays in its shard and is no part of the data: a [`Reader`] leaves
+//! it out, and who reads `shards/` with other tools has to (an export has done so).
 //!
 //! An object, once there, is whole and never changes: each is created if absent,
 //! in one step that is on the disk when it returns. A partition exists when its
@@ -27,16 +35,20 @@ mod location;
 mod manifest;
 mod reader;
 mod root;
+mod rounds;
 mod shuffle;
+mod standing;
 mod writer;
 
 pub use check::fault;
 pub use error::Error;
 pub use lineage::{Located, LocatedView};
 pub use location::{Location, MalformedLocation};
-pub use manifest::{PartitionManifest, PartitionTally, ShardEntry, Statistics};
+pub use manifest::{ACROSS_PARTITIONS, PartitionManifest, PartitionTally, ShardEntry, Statistics};
 pub use reader::Reader;
 pub use root::Root;
+pub use rounds::{Dropped, Round};
+pub use standing::{Standing, Step};
 pub use writer::{Commit, Writer};
 
 #[cfg(test)]

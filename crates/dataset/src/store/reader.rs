@@ -1,7 +1,7 @@
 //! Reads a dataset, one shard in memory at a time.
 
 use super::{
-    Error, Root,
+    Error, Root, Standing,
     manifest::{DatasetHeader, PartitionManifest, ShardEntry, ShardFolder, Statistics},
 };
 use crate::{
@@ -22,7 +22,7 @@ const CONCURRENT_READ_COUNT: usize = 16;
 pub struct Reader {
     root: Root,
     plan: Plan,
-    partitions: BTreeMap<Partition, PartitionManifest>,
+    standing: Standing,
 }
 
 impl Reader {
@@ -32,11 +32,11 @@ impl Reader {
     /// There is no dataset, or a manifest object cannot be read or is damaged.
     pub async fn open(root: Root) -> Result<Self, Error> {
         let plan = DatasetHeader::get(&root).await?;
-        let partitions = committed(&root, &plan).await?;
+        let standing = Standing::read(&root, &plan).await?;
         Ok(Self {
             root,
             plan,
-            partitions,
+            standing,
         })
     }
 
@@ -45,34 +45,42 @@ impl Reader {
         &self.plan
     }
 
-    /// The committed partitions, by ability and number.
-    pub fn partitions(&self) -> &BTreeMap<Partition, PartitionManifest> {
-        &self.partitions
+    /// How far the rounds have come, and what was dropped between them.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
-    /// Partitions that are planned and not committed.
+    /// The committed partitions, by round, ability and number.
+    pub fn partitions(&self) -> &BTreeMap<Partition, PartitionManifest> {
+        self.standing.partitions()
+    }
+
+    /// Partitions of all rounds so far that are not committed.
     pub fn missing(&self) -> impl Iterator<Item = Partition> + '_ {
+        let later = self.standing.later_partitions();
         self.plan
             .partitions()
-            .filter(|partition| !self.partitions.contains_key(partition))
+            .chain(later)
+            .filter(|partition| !self.partitions().contains_key(partition))
     }
 
-    /// Number of committed samples.
+    /// Number of committed samples, those left out that repeat others.
     pub fn sample_count(&self) -> u64 {
-        self.partitions
-            .values()
-            .map(|partition| partition.shard.sample_count)
-            .sum()
+        let partitions = self.partitions().values();
+        let stored: u64 = partitions.map(|manifest| manifest.shard.sample_count).sum();
+        stored.saturating_sub(self.standing.dropped().count() as u64)
     }
 
-    /// SHA-256 over the manifest: `sha256  path` lines of its objects, sorted by
-    /// path. Equal for equal datasets, wherever and by whomever they were made.
+    /// SHA-256 over the manifest: `sha256  path` lines of its objects, in the order of the
+    /// partitions, and of the rounds that dropped samples. Equal for equal datasets, wherever and by
+    /// whomever they were made.
     pub fn manifest_sha256(&self) -> String {
         let line = |(partition, manifest): (&Partition, &PartitionManifest)| {
             let path = PartitionManifest::path(partition);
             format!("{}  {path}\n", sha256_hex(manifest.to_json()))
         };
-        sha256_hex(self.partitions.iter().map(line).collect::<String>())
+        let partitions: String = self.partitions().iter().map(line).collect();
+        sha256_hex(partitions + &self.standing.round_lines())
     }
 
     /// Counts per ability.
@@ -87,31 +95,50 @@ impl Reader {
             )
         };
         let mut statistics: BTreeMap<_, _> = self.plan.sample_counts.iter().map(planned).collect();
-        for (partition, manifest) in &self.partitions {
+        for (partition, manifest) in self.partitions() {
             statistics
                 .entry(partition.ability.clone())
                 .or_default()
                 .add(manifest);
         }
+        for (dropped, stays_empty) in self.standing.dropped() {
+            let statistics = statistics.entry(dropped.ability.clone()).or_default();
+            statistics.drop_one(dropped, stays_empty);
+        }
         statistics
     }
 
-    /// All samples, by ability and slot. One shard is in memory at a time. A
+    /// All samples, by round, ability and slot. One shard is in memory at a time. A
     /// damaged shard gives one error, and the stream goes on behind it.
     pub fn samples(&self) -> impl Stream<Item = Result<Sample, Error>> + Send + '_ {
-        stream::iter(self.partitions.values())
+        stream::iter(self.partitions().values())
             .then(|manifest| self.samples_of(manifest))
             .map_ok(|samples| stream::iter(samples.into_iter().map(Ok)))
             .try_flatten()
     }
 
-    /// The samples of one partition, by slot.
+    /// The samples of one partition, by slot; without those that repeat one of another partition.
     ///
     /// # Errors
     /// The shard is missing, damaged or not one of ours.
     pub async fn samples_of(&self, manifest: &PartitionManifest) -> Result<Vec<Sample>, Error> {
+        let mut samples = self.stored_samples_of(manifest).await?;
+        samples.retain(|sample| !self.drops(&sample.id));
+        Ok(samples)
+    }
+
+    /// All samples that the partition's shard holds.
+    pub(super) async fn stored_samples_of(
+        &self,
+        manifest: &PartitionManifest,
+    ) -> Result<Vec<Sample>, Error> {
         self.read_shard(&manifest.shard, ShardFolder::Accepted)
             .await
+    }
+
+    /// Whether a sample repeats one of another partition, and is no part of the data.
+    pub(super) fn drops(&self, id: &str) -> bool {
+        self.standing.drops(id)
     }
 
     /// Examples of what one partition's gates rejected, with the verdicts; no conversation where
@@ -192,11 +219,12 @@ async fn decode<T: Send + 'static>(file: Bytes, sha256: String, rows: Rows<T>) -
     work.await.unwrap_or(Decoded::Stopped)
 }
 
-/// All committed partitions of a plan. Objects in the manifest folder that no
-/// partition is named by are not ours and are left alone.
+/// All committed partitions of a plan and of its later rounds. Objects in the manifest folder that
+/// no partition is named by are not ours and are left alone.
 pub(super) async fn committed(
     root: &Root,
     plan: &Plan,
+    later: Vec<Partition>,
 ) -> Result<BTreeMap<Partition, PartitionManifest>, Error> {
     let present = root.list(&PartitionManifest::folder()).await?;
     let is_present = |partition: &Partition| {
@@ -204,7 +232,7 @@ pub(super) async fn committed(
             .binary_search(&PartitionManifest::path(partition))
             .is_ok()
     };
-    stream::iter(plan.partitions().filter(is_present))
+    stream::iter(plan.partitions().chain(later).filter(is_present))
         .map(|partition| async move {
             let manifest = self::partition(root, plan, &partition).await?;
             Ok(manifest.map(|manifest| (partition, manifest)))

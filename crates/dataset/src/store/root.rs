@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use object_store::{
     Error as StorageError, ObjectStore, ObjectStoreExt, PutMode, local::LocalFileSystem, path::Path,
 };
-use std::{fs, path::Path as FilePath, sync::Arc};
+use std::{collections::HashMap, fs, path::Path as FilePath, sync::Arc};
 
 /// The storage that holds one dataset, and its name in messages.
 #[derive(Clone, Debug)]
@@ -93,6 +93,16 @@ impl Root {
             .await
             .map(Some)
             .map_err(|source| self.error("read", path, source))
+    }
+
+    /// Sizes in bytes of the objects under a folder, by path.
+    pub(super) async fn sizes(&self, folder: &Path) -> Result<HashMap<Path, u64>, Error> {
+        let found = self.objects.list(Some(folder));
+        let sizes = found.map_ok(|object| (object.location, object.size));
+        sizes
+            .try_collect()
+            .await
+            .map_err(|source| self.error("list", folder, source))
     }
 
     /// Paths of the objects under a folder, sorted.

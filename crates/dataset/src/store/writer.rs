@@ -1,15 +1,19 @@
 //! Commits partitions (DESIGN 3.7).
 
 use super::{
-    Error, Root, check, kill_point,
-    manifest::{DatasetHeader, PartitionManifest, PartitionTally, ShardEntry, ShardFolder},
-    reader,
+    Error, Root, Round, Standing, check, kill_point,
+    manifest::{
+        DatasetHeader, PartitionManifest, PartitionTally, ShardEntry, ShardFolder, from_json,
+        to_json,
+    },
+    reader, rounds,
 };
 use crate::{
     identity::sha256_hex,
     plan::{Partition, Plan},
     shard,
 };
+use object_store::path::Path;
 use proto::dataset::v1::Sample;
 use std::collections::BTreeMap;
 
@@ -67,7 +71,83 @@ impl Writer {
     /// # Errors
     /// A manifest object cannot be read or is damaged.
     pub async fn committed(&self) -> Result<BTreeMap<Partition, PartitionManifest>, Error> {
-        reader::committed(&self.root, &self.plan).await
+        Ok(self.standing().await?.into_partitions())
+    }
+
+    /// How far the dataset has come, by whomever.
+    ///
+    /// # Errors
+    /// A manifest object, or one of `rounds/`, cannot be read or is damaged.
+    pub async fn standing(&self) -> Result<Standing, Error> {
+        Standing::read(&self.root, &self.plan).await
+    }
+
+    /// Whether a partition is committed, by whomever.
+    ///
+    /// # Errors
+    /// The place cannot be read, or its manifest object is damaged.
+    pub async fn is_committed(&self, partition: &Partition) -> Result<bool, Error> {
+        let found = reader::partition(&self.root, &self.plan, partition).await?;
+        Ok(found.is_some())
+    }
+
+    /// Looks whether every committed shard is there with the size that its manifest names. Its content
+    /// is looked at when it is read, as an audit does.
+    ///
+    /// # Errors
+    /// Names the first shard that is missing or cut, and what to do.
+    pub async fn check_shards(&self, standing: &Standing) -> Result<(), Error> {
+        let mut sizes = self.root.sizes(&ShardFolder::Accepted.path()).await?;
+        sizes.extend(self.root.sizes(&ShardFolder::Rejected.path()).await?);
+        for (partition, manifest) in standing.partitions() {
+            for (path, shard) in manifest.files() {
+                let state = match sizes.get(&path) {
+                    Some(&size_bytes) if size_bytes == shard.size_bytes => continue,
+                    Some(found) => format!("has {found} bytes and not {}", shard.size_bytes),
+                    None => "is missing".to_owned(),
+                };
+                return Err(Error::LostShard {
+                    object: self.root.name_of(&path),
+                    state,
+                    manifest: self.root.name_of(&PartitionManifest::path(partition)),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of objects in the manifest folder, which grows by one with each partition.
+    ///
+    /// # Errors
+    /// The place cannot be read.
+    pub async fn manifest_count(&self) -> Result<usize, Error> {
+        Ok(self.root.list(&PartitionManifest::folder()).await?.len())
+    }
+
+    /// Notes who makes the dataset, by name and version, in `makers.json`, and gives what stands there:
+    /// the makers that it was begun with.
+    ///
+    /// # Errors
+    /// The place cannot be written, or the note is damaged.
+    pub async fn note_makers(
+        &self,
+        makers: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, Error> {
+        let path = Path::from("makers.json");
+        if self.root.create(&path, to_json(makers)).await? {
+            return Ok(makers.clone());
+        }
+        let object = self.root.name_of(&path);
+        let found = self.root.read(&path).await?.unwrap_or_default();
+        from_json(&object, &found)
+    }
+
+    /// Commits what stands between two rounds. That it is there already, and equal, is success.
+    ///
+    /// # Errors
+    /// The storage failed, or another writer's is there.
+    pub async fn commit_round(&self, round: &Round) -> Result<(), Error> {
+        rounds::put(&self.root, &self.plan, round).await
     }
 
     /// Commits a partition: samples in slot order, at most one per slot.

@@ -1,5 +1,6 @@
 //! Gates on dialogues.
 
+pub use dataset::duplicates::dialogue_words as words;
 use dataset::minhash::Signature;
 use proto::dataset::v1::{Conversation, GateResult, Role};
 
@@ -53,10 +54,4 @@ fn pairs(conversation: &Conversation) -> impl Iterator<Item = String> {
     let rounds = conversation.turns.chunks_exact(2);
     let rounds = rounds.filter(|round| round[0].role() == Role::User);
     rounds.map(|round| format!("{} {}", round[0].text, round[1].text))
-}
-
-/// All that is said in a conversation, in its order.
-pub fn words(conversation: &Conversation) -> String {
-    let turns = conversation.turns.iter().map(|turn| turn.text.as_str());
-    turns.collect::<Vec<_>>().join("\n")
 }

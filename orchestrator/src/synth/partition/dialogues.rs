@@ -71,6 +71,7 @@ impl Work<'_> {
         let similarity = self
             .held
             .text_similarity(own, |traits| traits.dialogue.as_ref());
+        let similarity = similarity.max(self.earlier_dialogue(own).await?);
         let repetition = dialogue::repetition(rules, similarity);
         let questions = self.plan.evaluation_sets.as_deref();
         let questions = questions.map(|sets| sets.questions.as_slice());

@@ -6,17 +6,20 @@
 //! is rejected stays open for the next attempt, until the attempts are spent.
 //!
 //! * `prompts`, `pictures`, `dialogues`: one stage each, with its gates.
+//! * `earlier`: in a later round, what the rounds before it accepted.
 
 mod dialogues;
+mod earlier;
 mod pictures;
 mod prompts;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use dataset::{
+    duplicates::Frozen,
     identity::{SampleId, SampleKey},
-    plan::Partition,
+    plan::{OpenSlot, Partition},
     store::PartitionTally,
 };
 use proto::dataset::v1::{Conversation, GateResult, Image, ItemFailure, Prompt, Sample};
@@ -39,6 +42,13 @@ pub(super) struct Outcome {
     pub(super) tally: PartitionTally,
 }
 
+/// What is to be made.
+pub(super) struct Task<'a> {
+    pub(super) partition: &'a Partition,
+    /// What earlier rounds accepted; none in the first round.
+    pub(super) frozen: Option<Arc<Frozen>>,
+}
+
 /// Makes one partition.
 ///
 /// # Errors
@@ -46,9 +56,12 @@ pub(super) struct Outcome {
 pub(super) async fn make(
     suite: &Suite,
     plan: &Plan,
-    partition: &Partition,
+    Task { partition, frozen }: Task<'_>,
     watcher: &dyn Watcher,
 ) -> Result<Outcome> {
+    let earlier_texts = frozen
+        .as_ref()
+        .map(|frozen| frozen.texts(&partition.ability));
     let mut work = Work {
         suite,
         plan,
@@ -56,18 +69,23 @@ pub(super) async fn make(
         watcher,
         outcome: Outcome::default(),
         held: Held::default(),
-        texts: Vec::new(),
+        texts: earlier_texts.unwrap_or_default().to_vec(),
+        frozen,
         failed_texts: Vec::new(),
     };
-    let mut open: Vec<u64> = partition.slots().collect();
+    let mut open: Vec<OpenSlot> = partition.open_slots().collect();
     for attempt in 0..plan.max_attempts {
-        if open.is_empty() {
-            break;
+        // A slot of a later round goes on behind the attempts that it has had.
+        let due = open.iter().filter(|open| open.first_attempt <= attempt);
+        let due: Vec<u64> = due.map(|open| open.slot).collect();
+        if due.is_empty() {
+            continue;
         }
-        open = work
-            .attempt(&open, attempt)
+        let left = work
+            .attempt(&due, attempt)
             .await
             .with_context(|| format!("partition {partition}"))?;
+        open.retain(|open| open.first_attempt > attempt || left.contains(&open.slot));
     }
     work.outcome.tally.unfilled_slot_count = open.len() as u64;
     work.outcome.samples.sort_by_key(|sample| sample.slot);
@@ -82,8 +100,11 @@ struct Work<'a> {
     outcome: Outcome,
     /// What has been accepted, and what of this attempt is still on its way.
     held: Held,
-    /// Prompts of the first attempt, against which alignment is measured.
+    /// Prompts of the first attempt, in a later round of earlier samples, against which alignment is
+    /// measured.
     texts: Vec<String>,
+    /// What earlier rounds accepted.
+    frozen: Option<Arc<Frozen>>,
     /// Prompts that came to nothing, where the next attempt is told.
     failed_texts: Vec<String>,
 }

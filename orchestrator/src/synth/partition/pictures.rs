@@ -175,7 +175,8 @@ impl Work<'_> {
     fn compare(&self, candidate: &mut Candidate) {
         let rules = &self.plan.gates;
         let Candidate { hash, vector, .. } = candidate;
-        let accepted = self.held.pictures();
+        let mut accepted = self.held.pictures();
+        accepted.extend(self.earlier_picture(hash));
         let duplicate = picture::duplicate(rules, *hash, &accepted);
         let nearest = (!vector.is_empty()).then(|| {
             self.held

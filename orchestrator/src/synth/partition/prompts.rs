@@ -1,11 +1,9 @@
 //! The first stage of an attempt: prompts, and what they must pass before a picture is rendered.
 
 use anyhow::Result;
+pub(super) use dataset::duplicates::prompt_words as plain_text;
 use dataset::{identity::SampleId, minhash::Signature};
-use proto::{
-    dataset::v1::Prompt,
-    promptgen::v1::{GeneratePromptsRequest, PromptItem},
-};
+use proto::promptgen::v1::{GeneratePromptsRequest, PromptItem};
 
 use super::{Draft, Work};
 use crate::synth::{
@@ -40,10 +38,11 @@ impl Work<'_> {
                 .collect();
         }
         let vectors = self.prompt_vectors(&drafts).await?;
+        let earlier = self.earlier_prompts(&drafts).await?;
         let mut passed = Vec::new();
         for (index, mut draft) in drafts.into_iter().enumerate() {
             let vector = vectors.as_ref().map(|vectors| vectors[index].clone());
-            let traits = self.judge_prompt(&mut draft, vector);
+            let traits = self.judge_prompt(&mut draft, vector, earlier[index]);
             match gates::rejection(&draft.gates).cloned() {
                 Some(rejection) => self.reject(&rejection, draft, None),
                 None => {
@@ -85,8 +84,9 @@ impl Work<'_> {
         stages::embeddings(self.suite, texts.collect()).await
     }
 
-    /// Holds a prompt against the gates, and gives what tells it from others.
-    fn judge_prompt(&self, draft: &mut Draft, vector: Option<Vec<f32>>) -> Traits {
+    /// Holds a prompt against the gates, and gives what tells it from others; `earlier` is its
+    /// similarity with those of earlier rounds.
+    fn judge_prompt(&self, draft: &mut Draft, vector: Option<Vec<f32>>, earlier: f64) -> Traits {
         let rules = &self.plan.gates;
         draft
             .gates
@@ -97,7 +97,7 @@ impl Work<'_> {
         let cosine = vector
             .as_ref()
             .map(|vector| known.cosine(vector, |traits| traits.prompt_vector.as_ref()));
-        let repetition = gates::prompt::repetition(rules, similarity, cosine);
+        let repetition = gates::prompt::repetition(rules, similarity.max(earlier), cosine);
         draft.gates.extend(repetition);
         Traits {
             prompt: own,
@@ -105,21 +105,4 @@ impl Work<'_> {
             ..Traits::default()
         }
     }
-}
-
-/// The words of a prompt without its emphasis.
-pub(super) fn plain_text(prompt: &Prompt) -> String {
-    if prompt.parts.is_empty() {
-        return prompt.text.clone();
-    }
-    let words: Vec<&str> = prompt
-        .parts
-        .iter()
-        .map(|part| part.text.trim_matches([' ', ',']))
-        .collect();
-    words
-        .into_iter()
-        .filter(|text| !text.is_empty())
-        .collect::<Vec<_>>()
-        .join(", ")
 }

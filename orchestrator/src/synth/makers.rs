@@ -1,0 +1,179 @@
+//! Who makes a dataset. It has one set of makers: what one model began another does not continue, since
+//! nobody could say which rows are whose.
+
+use std::{collections::BTreeMap, fmt::Display};
+
+use anyhow::{Result, anyhow};
+use dataset::identity::sha256_hex;
+use prost::Message as _;
+use proto::{
+    dataset::v1::{Capabilities, Image, image::Content},
+    diffusion::v1::{ScoreImagesRequest, ScoreItem, ScoreMeasure},
+    promptgen::v1::{EmbedTextsRequest, GetAbilityRequest},
+};
+
+use super::{Plan, stages};
+use crate::{
+    bad_input::{BadInput, complaint},
+    suite::{ServiceName, Suite},
+};
+
+/// Names and versions, hashes where there are some.
+pub type Makers = BTreeMap<String, String>;
+
+/// What decides the dataset beside the recipe, as the services tell it: their back-ends and versions,
+/// the hashes of their models, those that score pictures and embed texts where a gate asks for it, and
+/// of the abilities in use.
+///
+/// # Errors
+/// A service that does not answer.
+pub async fn makers(suite: &Suite, plan: &Plan) -> Result<Makers> {
+    let mut makers = Makers::new();
+    for service in [
+        ServiceName::Promptgen,
+        ServiceName::Diffusion,
+        ServiceName::Dialogue,
+    ] {
+        let Capabilities {
+            backend,
+            version,
+            models,
+            ..
+        } = suite.capabilities(service).await?;
+        makers.insert(service.to_string(), format!("{backend} {version}"));
+        makers.extend(models.into_iter().map(|model| (model.name, model.sha256)));
+    }
+    let scoring = scoring(suite, plan).await?;
+    makers.extend(scoring.map(|model| ("scoring".to_owned(), model)));
+    let embedding = embedding(suite, plan).await?;
+    makers.extend(embedding.map(|model| ("embedding".to_owned(), model)));
+    for name in plan.wanted.sample_counts.keys() {
+        let request = GetAbilityRequest { name: name.clone() };
+        let reply = match suite.promptgen.clone().get_ability(request.clone()).await {
+            Ok(reply) => reply.into_inner(),
+            Err(status) if stages::is_worth_retrying(&status) => {
+                let again = || {
+                    let (mut client, request) = (suite.promptgen.clone(), request.clone());
+                    async move { client.get_ability(request).await }
+                };
+                stages::unary("promptgen", again).await?
+            }
+            Err(status) => return Err(complaint(&status)),
+        };
+        let ability = reply.ability.unwrap_or_default().encode_to_vec();
+        makers.insert(format!("ability {name}"), sha256_hex(ability));
+    }
+    Ok(makers)
+}
+
+/// Refuses to go on with other makers than a dataset was begun with.
+///
+/// # Errors
+/// Names the first that is another, and the ways out.
+pub fn check_makers(before: &Makers, now: &Makers, place: &dyn Display) -> Result<()> {
+    let same = |&(name, version): &(&String, &String)| now.get(name) == Some(version);
+    let Some((name, version)) = before.iter().find(|made| !same(made)) else {
+        return Ok(());
+    };
+    let now = now.get(name).map_or("absent", String::as_str);
+    let other = anyhow!(
+        "{place} was begun with another {name} ({version}, now {now}); bring it back, or choose another --out"
+    );
+    Err(other.context(BadInput))
+}
+
+/// The model that scores pictures, where a gate asks it and somebody offers it. The answers carry its
+/// name, so it is asked about a small one.
+async fn scoring(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
+    let rules = &plan.gates;
+    let is_asked = rules.min_alignment.is_some()
+        || rules.min_alignment_lead.is_some()
+        || rules.max_image_cosine.is_some()
+        || plan.seeds_per_prompt > 1;
+    if !is_asked {
+        return Ok(None);
+    }
+    let request = ScoreImagesRequest {
+        items: vec![ScoreItem {
+            image: Some(grey()?),
+            texts: vec!["grey".to_owned()],
+        }],
+        measures: vec![ScoreMeasure::Alignment.into()],
+        model: String::new(),
+    };
+    let reply = stages::unary("image scoring", || {
+        let (mut client, request) = (suite.scoring.clone(), request.clone());
+        async move { client.score_images(request).await }
+    });
+    match reply.await {
+        Ok(reply) => Ok(named(&reply.model, &reply.model_sha256)),
+        Err(error) if stages::is_unimplemented(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The model that embeds texts, likewise.
+async fn embedding(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
+    if plan.gates.max_prompt_cosine.is_none() {
+        return Ok(None);
+    }
+    let request = EmbedTextsRequest {
+        texts: vec!["grey".to_owned()],
+        model: String::new(),
+    };
+    let reply = stages::unary("text embedding", || {
+        let (mut client, request) = (suite.embedding.clone(), request.clone());
+        async move { client.embed_texts(request).await }
+    });
+    match reply.await {
+        Ok(reply) => Ok(named(&reply.model, &reply.model_sha256)),
+        Err(error) if stages::is_unimplemented(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn named(model: &str, sha256: &str) -> Option<String> {
+    let named = format!("{model} {sha256}");
+    let named = named.trim();
+    (!named.is_empty()).then(|| named.to_owned())
+}
+
+/// A small grey picture.
+fn grey() -> Result<Image> {
+    const SIDE_PX: u32 = 64;
+    let pixels = image::RgbImage::from_pixel(SIDE_PX, SIDE_PX, image::Rgb([128; 3]));
+    let mut file = std::io::Cursor::new(Vec::new());
+    pixels.write_to(&mut file, image::ImageFormat::Png)?;
+    let file = file.into_inner();
+    Ok(Image {
+        sample_id: "grey".to_owned(),
+        media_type: "image/png".to_owned(),
+        width_px: SIDE_PX,
+        height_px: SIDE_PX,
+        sha256: sha256_hex(&file),
+        content: Some(Content::Data(file.into())),
+        ..Image::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dataset_is_not_continued_by_another_model() {
+        let makers = |scoring: &str| {
+            let pairs = [("diffusion", "candle 1"), ("scoring", scoring)];
+            Makers::from(pairs.map(|(name, version)| (name.to_owned(), version.to_owned())))
+        };
+        assert!(check_makers(&makers("clip a"), &makers("clip a"), &"runs/x").is_ok());
+        let refused = check_makers(&makers("clip a"), &makers("clip b"), &"runs/x").unwrap_err();
+        let refused = format!("{refused:#}");
+        assert!(
+            refused.contains("runs/x was begun with another scoring (clip a, now clip b)"),
+            "{refused}"
+        );
+        assert!(check_makers(&makers("clip a"), &Makers::new(), &"runs/x").is_err());
+        assert!(check_makers(&Makers::new(), &makers("clip a"), &"runs/x").is_ok());
+    }
+}
