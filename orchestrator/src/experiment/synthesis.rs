@@ -14,7 +14,7 @@ use proto::{dataset::v1::Capabilities, promptgen::v1::GetAbilityRequest};
 use super::Run;
 use crate::{
     bad_input::complaint,
-    progress::Progress,
+    progress::{Progress, warn},
     suite::{ServiceName, Suite},
     synth::{self, Plan, Share, Summary},
 };
@@ -107,14 +107,30 @@ pub async fn synthesize_with_progress(
             .collect();
         text.push_str(&format!(" ({})", counts.join(", ")));
     }
-    if summary.missing > 0 && !summary.stopped_at_budget {
-        text.push_str(&format!(
-            "; {} could not be made within the attempts",
-            summary.missing
-        ));
-    }
     watcher.progress.finish(&text);
+    check_yield(&summary, wanted)?;
     Ok(summary)
+}
+
+/// Warns of samples that are missing for good, and refuses to call it done where all are.
+fn check_yield(summary: &Summary, wanted: u64) -> Result<()> {
+    let Summary {
+        accepted, missing, ..
+    } = *summary;
+    if missing == 0 || summary.stopped_at_budget {
+        return Ok(());
+    }
+    let counts = summary.rejected.iter();
+    let counts = counts.map(|(gate, count)| format!("{gate} rejected {count}"));
+    let reasons = counts.collect::<Vec<_>>().join(", ");
+    ensure!(
+        accepted > 0,
+        "not one of {wanted} samples was accepted: {reasons}; loosen that gate under [synth.gates], or raise `synth.max_attempts`, and choose another --out"
+    );
+    warn(&format!(
+        "{accepted} of {wanted} samples were accepted, {missing} could not be made within the attempts: {reasons}"
+    ));
+    Ok(())
 }
 
 struct BarWatcher {
