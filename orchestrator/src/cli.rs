@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use clap::{
+    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    builder::NonEmptyStringValueParser,
+};
 use dataset::store::Location;
 use runtime::options::{
     ArtefactOptions, CacheOptions, ClientOptions, ListenOptions, TelemetryOptions,
@@ -20,6 +23,22 @@ pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
     pub global: Global,
+}
+
+impl Cli {
+    /// Reads the command line of this process, or ends it with what is wrong: exit code 2.
+    ///
+    /// A negative number is a value and no option, so that `--seed -1` is told what a seed is.
+    pub fn read() -> Self {
+        let matches = taking_negative_numbers(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+fn taking_negative_numbers(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|argument| argument.allow_negative_numbers(true))
+        .mut_subcommands(taking_negative_numbers)
 }
 
 /// Options of every command.

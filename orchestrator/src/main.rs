@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    diptych::execute(diptych::Cli::parse()).await
+    diptych::execute(diptych::Cli::read()).await
 }
