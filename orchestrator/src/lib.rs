@@ -11,6 +11,7 @@ mod beside;
 pub mod cli;
 mod commands;
 pub mod conformance;
+mod curate;
 mod embedded;
 pub mod estimate;
 pub mod experiment;

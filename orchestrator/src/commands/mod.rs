@@ -3,6 +3,7 @@
 mod audit;
 mod chat;
 mod conformance;
+mod curate;
 mod doctor;
 mod eval;
 mod export;
@@ -147,6 +148,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Export(args) => export::execute(args, session).await,
         Command::Import(args) => import::execute(args, session).await,
         Command::Audit(args) => audit::execute(args, session).await,
+        Command::Curate(args) => curate::execute(args, session).await,
         Command::Generate(args) => generate::execute(args, session).await,
         Command::Chat(args) => chat::execute(args, session).await,
         Command::Doctor => doctor::execute(session).await,
@@ -167,6 +169,7 @@ impl Command {
             Self::Export(_) => "diptych export",
             Self::Import(_) => "diptych import",
             Self::Audit(_) => "diptych audit",
+            Self::Curate(_) => "diptych curate",
             Self::Generate(_) => "diptych generate",
             Self::Chat(_) => "diptych chat",
             Self::Doctor => "diptych doctor",

@@ -4,7 +4,7 @@ mod budget;
 mod evaluation_sets;
 pub mod gates;
 mod partition;
-mod stages;
+pub(crate) mod stages;
 
 use std::{collections::BTreeMap, sync::Arc};
 
