@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
+
+use crate::bad_input::BadInput;
 
 /// The folder that holds `abilities/`, `models/` and `recipes/`.
 #[derive(Debug, Clone)]
@@ -32,10 +34,19 @@ impl Assets {
     }
 
     /// Folder of an evaluation set: a built-in one, or the folder that `name` is.
-    pub fn benchmark(&self, name: &str) -> PathBuf {
+    ///
+    /// # Errors
+    /// A built-in name that is none; the known one is told.
+    pub fn benchmark(&self, name: &str) -> Result<PathBuf> {
         match name {
-            "builtin:nano-real" => self.root.join("models/nano/bench-real"),
-            folder => PathBuf::from(folder),
+            BUILTIN_BENCHMARK => Ok(self.root.join("models/nano/bench-real")),
+            unknown if unknown.starts_with("builtin:") => {
+                let unknown = anyhow!(
+                    "there is no built-in evaluation set `{unknown}`, only {BUILTIN_BENCHMARK}"
+                );
+                Err(unknown.context(BadInput))
+            }
+            folder => Ok(PathBuf::from(folder)),
         }
     }
 
@@ -44,6 +55,9 @@ impl Assets {
         &self.root
     }
 }
+
+/// Pictures by another artist, and the questions about them.
+const BUILTIN_BENCHMARK: &str = "builtin:nano-real";
 
 fn built_from() -> PathBuf {
     // The orchestrator lies one folder below the root of the checkout.

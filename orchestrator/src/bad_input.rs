@@ -1,5 +1,7 @@
 //! What tells the caller's mistake (exit code 2) from a failure (exit code 1).
 
+use std::io::ErrorKind;
+
 use proto::dataset::v1::ItemFailure;
 use tonic::{Code, Status};
 
@@ -7,6 +9,23 @@ use tonic::{Code, Status};
 #[derive(Debug, thiserror::Error)]
 #[error("bad input")]
 pub(crate) struct BadInput;
+
+/// Whether an error is the caller's: one that was marked so, a dataset that is damaged or another's,
+/// or a file where a folder is wanted, or the other way round.
+pub(crate) fn is_bad_input(error: &anyhow::Error) -> bool {
+    let is_of_input = |cause: &(dyn std::error::Error + 'static)| {
+        let dataset = cause.downcast_ref::<dataset::store::Error>();
+        let file = cause
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind);
+        dataset.is_some_and(dataset::store::Error::is_of_input)
+            || matches!(
+                file,
+                Some(ErrorKind::NotADirectory | ErrorKind::IsADirectory)
+            )
+    };
+    error.downcast_ref::<BadInput>().is_some() || error.chain().any(is_of_input)
+}
 
 /// A refused item as an error: a failure that asking again does not mend is the caller's.
 pub(crate) fn refusal(failure: &ItemFailure) -> anyhow::Error {

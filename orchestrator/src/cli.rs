@@ -1,8 +1,11 @@
 //! The command line: a contract that scripts rely on.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use clap::{
+    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    builder::NonEmptyStringValueParser,
+};
 use dataset::store::Location;
 use runtime::options::{
     ArtefactOptions, CacheOptions, ClientOptions, ListenOptions, TelemetryOptions,
@@ -24,6 +27,22 @@ pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
     pub global: Global,
+}
+
+impl Cli {
+    /// Reads the command line of this process, or ends it with what is wrong: exit code 2.
+    ///
+    /// A negative number is a value and no option, so that `--seed -1` is told what a seed is.
+    pub fn read() -> Self {
+        let matches = taking_negative_numbers(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+fn taking_negative_numbers(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|argument| argument.allow_negative_numbers(true))
+        .mut_subcommands(taking_negative_numbers)
 }
 
 /// Options of every command.
@@ -103,6 +122,11 @@ pub enum Command {
         after_help = "Examples:\n  diptych audit runs/demo/dataset --against builtin:nano-real --out audit.html\n  diptych audit StableLLAVA/dataset --json\n  diptych audit data.json --image-folder images --fail-on repeated_prompt=0.01\n  diptych audit runs/demo/dataset --sample 15c768cb6969a3be4153dc81e815e1ec"
     )]
     Audit(AuditArgs),
+    /// Keep or drop candidates for an ability's examples, in a page; kept ones enter its file
+    #[command(
+        after_help = "Examples:\n  diptych curate animal --pictures\n  diptych curate animal --backend openai -n 40\n  diptych curate animal --from runs/demo/dataset\n\nWithout a browser:\n  diptych curate animal --json > candidates.json\n  diptych curate animal --keep ids.txt\n\nDecisions are written down at once in --out; run it again to go on. Candidates are drawn from the training part: what benchmarks hold out is never shown to a language model."
+    )]
+    Curate(CurateArgs),
     /// Render one picture
     #[command(
         after_help = "Example:\n  diptych generate --model builtin:nano-sd --prompt \"fox, snow\" --seed 1 --out fox.png"
@@ -362,6 +386,58 @@ pub struct AuditArgs {
     /// Show one sample of a dataset instead: where it lies, what made it, and which runs used it.
     #[arg(long, value_name = "ID", conflicts_with_all = ["against", "out", "fail_on"])]
     pub sample: Option<String>,
+}
+
+/// Arguments of `curate`.
+#[derive(Debug, Args)]
+pub struct CurateArgs {
+    /// Ability whose file grows: its name, such as `animal`, in abilities/ of --assets.
+    pub ability: String,
+    /// Candidates that wait for a decision when the page opens.
+    #[arg(short = 'n', long = "count", default_value_t = 24, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub count: u32,
+    /// What is curated.
+    #[arg(long, value_enum, default_value_t = CurateKind::Both)]
+    pub kind: CurateKind,
+    /// Take candidates from this dataset, with its pictures, instead of asking the services.
+    #[arg(long, value_name = "DATASET", conflicts_with_all = ["pictures", "backend", "seed"])]
+    pub from: Option<Location>,
+    /// Render a picture for each candidate.
+    #[arg(long)]
+    pub pictures: bool,
+    /// Model of the pictures: a folder in diffusers layout, or a built-in name.
+    #[arg(long, default_value = "builtin:nano-sd", value_name = "M")]
+    pub model: String,
+    /// Back-end that promptgen and dialogue must have: `grammar` or `openai` [default: what an
+    /// endpoint has, and the grammar in this process].
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Seed of the candidates.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Folder of candidates and decisions [default: runs/curate/ABILITY].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Keep the candidates whose ids stand in this file, one per line, enter them and end; no page.
+    #[arg(long, value_name = "FILE")]
+    pub keep: Option<PathBuf>,
+    /// Address of the page; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Serve the page beyond this machine, in plaintext: whoever learns its address may write.
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// What `curate` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CurateKind {
+    /// Image prompts.
+    Prompts,
+    /// Questions with their answers.
+    Dialogues,
+    /// Both.
+    Both,
 }
 
 /// Arguments of `generate`.

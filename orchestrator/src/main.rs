@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
     runtime::memory::share_arena();
     started()
@@ -11,5 +9,5 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn started() -> ExitCode {
-    diptych::execute(diptych::Cli::parse()).await
+    diptych::execute(diptych::Cli::read()).await
 }

@@ -1,15 +1,22 @@
 //! The recipe: one TOML file that decides a whole experiment.
 //!
 //! Every key has a default but `seed` and `synth.abilities`; a key that is not
-//! known is an error, since a misspelt key that is ignored costs a night.
+//! known is an error, since a misspelt key that is ignored costs a night. A bound that its measure
+//! cannot reach is one too: it would let everything through, or nothing.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
+mod gates;
+mod training;
+
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use dataset::image_hash::NEAR_BITS;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use self::{
+    gates::Gates,
+    training::{Eval, Stage, Train},
+};
 use crate::toml_file;
 
 /// A whole experiment: what to synthesize, how to train, how to evaluate.
@@ -125,114 +132,6 @@ pub struct DialogueSettings {
     pub backend: String,
 }
 
-/// What a sample must pass. A recipe without `[synth.gates]` has the gates of [`Default`]; one
-/// with it has just the gates that it names.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Gates {
-    /// Whether a prompt must be a description in good form that names its keyword.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub prompt_form: bool,
-    /// Greatest MinHash similarity of two prompts of one partition, 0 to 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_prompt_similarity: Option<f64>,
-    /// Greatest cosine of two prompts of one partition, by the text embedding service.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_prompt_cosine: Option<f64>,
-    /// Greatest cosine of two pictures of one partition, by the image scoring service.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_image_cosine: Option<f64>,
-    /// Greatest MinHash similarity of two dialogues of one partition, 0 to 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_dialogue_similarity: Option<f64>,
-    /// Greatest MinHash similarity of a question with its answer to one of an evaluation set's, 0
-    /// to 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_leak_similarity: Option<f64>,
-    /// Least standard deviation of the pixels, in levels of 0 to 255.
-    pub min_pixel_deviation: Option<f64>,
-    /// Least cosine between picture and prompt.
-    pub min_alignment: Option<f64>,
-    /// Least lead of the own prompt's cosine over the highest one of the partition's other
-    /// prompts; robust against a model whose cosines all lie close together. Below 0 it lets
-    /// through what a near-equal prompt fits a little better.
-    pub min_alignment_lead: Option<f64>,
-    /// Greatest Hamming distance of 256-bit difference hashes at which two pictures of one
-    /// partition count as the same.
-    pub max_duplicate_distance: Option<u32>,
-    /// Greatest Hamming distance of 256-bit difference hashes at which a picture counts as one of
-    /// an evaluation set's.
-    pub max_leak_distance: Option<u32>,
-    /// Evaluation sets that no picture may come near to: built-in names, or folders with a
-    /// `questions.jsonl`.
-    #[serde(default)]
-    pub evaluation_sets: Vec<String>,
-    /// Whether a dialogue must agree with the facts.
-    #[serde(default)]
-    pub dialogue_agrees: bool,
-}
-
-/// How to train: one alignment stage shared by all runs, then instruction tuning with and
-/// without the synthesized data.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Train {
-    /// Model to start from, by name or folder.
-    #[serde(default = "default_llava")]
-    pub model: String,
-    /// Base data: a built-in name, or a LLaVA JSON file.
-    #[serde(default = "default_base_data")]
-    pub base_data: String,
-    /// Projector alignment on the base data.
-    pub align: Stage,
-    /// Instruction tuning. `steps` is that of *synthetic* and *control*.
-    pub instruct: Stage,
-    /// Instruction steps of *baseline*, which sees the base data alone.
-    pub baseline_steps: u32,
-    /// Share of synthesized samples in a step of *synthetic*, over 0 and under 1.
-    #[serde(default = "default_synthetic_share")]
-    pub synthetic_share: f32,
-    /// Seeds of the data order, one set of runs each. The first gives the folders
-    /// `train/{baseline,control,synthetic}`, others `train/synthetic.seed7` and so on.
-    #[serde(default = "default_training_seeds")]
-    pub seeds: Vec<u64>,
-}
-
-/// One training stage.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Stage {
-    /// Optimizer steps, 1 or more.
-    pub steps: u32,
-    /// Samples per step.
-    #[serde(default = "default_batch_size")]
-    pub batch_size: u32,
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Share of steps over which the rate rises.
-    #[serde(default = "default_warmup")]
-    pub warmup_ratio: f64,
-    /// Decoupled weight decay.
-    #[serde(default)]
-    pub weight_decay: f64,
-}
-
-/// How to evaluate.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Eval {
-    /// Questions per ability and benchmark.
-    pub questions_per_ability: u32,
-    /// Held-out pictures rendered per ability for the AI-generated benchmark.
-    pub generated_images_per_ability: u64,
-    /// Benchmark of real pictures: a built-in name, or a folder.
-    #[serde(default = "default_real_benchmark")]
-    pub real_benchmark: String,
-    /// Bootstrap resamples.
-    #[serde(default = "default_resamples")]
-    pub resamples: u32,
-}
-
 impl Recipe {
     /// Reads a recipe file and checks it.
     ///
@@ -293,6 +192,11 @@ impl Recipe {
             image.steps
         );
         ensure!(
+            (0.0..=MAX_GUIDANCE).contains(&image.guidance),
+            "`synth.image.guidance` is {}; it must lie in 0..={MAX_GUIDANCE}",
+            image.guidance
+        );
+        ensure!(
             (1..=16).contains(&self.synth.dialogue.rounds),
             "`synth.dialogue.rounds` is {}; it must lie in 1..=16",
             self.synth.dialogue.rounds
@@ -303,15 +207,7 @@ impl Recipe {
             bail!("`[eval]` needs `[train]`: there would be no model to evaluate");
         }
         if let Some(eval) = &self.eval {
-            ensure!(
-                eval.questions_per_ability > 0,
-                "`eval.questions_per_ability` is 0; it must be 1 or more"
-            );
-            ensure!(
-                (1..=MAX_SAMPLES_PER_ABILITY).contains(&eval.generated_images_per_ability),
-                "`eval.generated_images_per_ability` is {}; it must lie in 1..={MAX_SAMPLES_PER_ABILITY}",
-                eval.generated_images_per_ability
-            );
+            eval.check()?;
         }
         Ok(())
     }
@@ -322,72 +218,11 @@ const MAX_SAMPLES_PER_ABILITY: u64 = 100_000_000;
 
 /// Each round leaves a small share of the one before; what repeats then has nothing else to show.
 const MAX_ROUNDS: u32 = 16;
+/// As the schema has it.
+const MAX_GUIDANCE: f32 = 100.0;
 
 /// Beyond this, another prompt is the better use of a picture's time.
 const MAX_SEEDS_PER_PROMPT: u32 = 16;
-
-impl Gates {
-    fn check(&self) -> Result<()> {
-        const SHARE: RangeInclusive<f64> = 0.0..=1.0;
-        const COSINE: RangeInclusive<f64> = -1.0..=1.0;
-        const LEAD: RangeInclusive<f64> = -2.0..=2.0;
-        for (key, bound, range) in [
-            ("max_prompt_similarity", self.max_prompt_similarity, SHARE),
-            ("max_prompt_cosine", self.max_prompt_cosine, COSINE),
-            ("max_image_cosine", self.max_image_cosine, COSINE),
-            (
-                "max_dialogue_similarity",
-                self.max_dialogue_similarity,
-                SHARE,
-            ),
-            ("max_leak_similarity", self.max_leak_similarity, SHARE),
-            ("min_alignment", self.min_alignment, COSINE),
-            ("min_alignment_lead", self.min_alignment_lead, LEAD),
-        ] {
-            if let Some(bound) = bound.filter(|bound| !range.contains(bound)) {
-                bail!(
-                    "`synth.gates.{key}` is {bound}; it must lie in {}..={}",
-                    range.start(),
-                    range.end()
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Train {
-    fn check(&self) -> Result<()> {
-        for (name, stage) in [("align", &self.align), ("instruct", &self.instruct)] {
-            ensure!(
-                stage.steps > 0,
-                "`train.{name}.steps` is 0; it must be 1 or more"
-            );
-            ensure!(
-                stage.batch_size > 0,
-                "`train.{name}.batch_size` is 0; it must be 1 or more"
-            );
-            ensure!(
-                stage.learning_rate > 0.0,
-                "`train.{name}.learning_rate` must be over 0"
-            );
-        }
-        ensure!(
-            self.baseline_steps > 0,
-            "`train.baseline_steps` is 0; it must be 1 or more"
-        );
-        ensure!(
-            self.synthetic_share > 0.0 && self.synthetic_share < 1.0,
-            "`train.synthetic_share` is {}; it must lie between 0 and 1",
-            self.synthetic_share
-        );
-        ensure!(
-            !self.seeds.is_empty(),
-            "`train.seeds` is empty; name one seed or more"
-        );
-        Ok(())
-    }
-}
 
 impl Default for ImageSettings {
     fn default() -> Self {
@@ -408,26 +243,6 @@ impl Default for DialogueSettings {
         Self {
             rounds: 3,
             backend: String::new(),
-        }
-    }
-}
-
-impl Default for Gates {
-    fn default() -> Self {
-        Self {
-            prompt_form: true,
-            max_prompt_similarity: Some(0.9),
-            max_prompt_cosine: None,
-            max_image_cosine: None,
-            max_dialogue_similarity: None,
-            max_leak_similarity: None,
-            min_pixel_deviation: Some(4.0),
-            min_alignment: None,
-            min_alignment_lead: Some(0.0),
-            max_duplicate_distance: Some(NEAR_BITS),
-            max_leak_distance: Some(NEAR_BITS),
-            evaluation_sets: vec![default_real_benchmark()],
-            dialogue_agrees: true,
         }
     }
 }
@@ -470,38 +285,6 @@ fn default_rounds() -> u32 {
 )]
 fn is_default_rounds(count: &u32) -> bool {
     *count == default_rounds()
-}
-
-fn default_llava() -> String {
-    "builtin:nano-llava".to_owned()
-}
-
-fn default_base_data() -> String {
-    "builtin:nano-base".to_owned()
-}
-
-fn default_synthetic_share() -> f32 {
-    0.5
-}
-
-fn default_training_seeds() -> Vec<u64> {
-    vec![1]
-}
-
-fn default_batch_size() -> u32 {
-    16
-}
-
-fn default_warmup() -> f64 {
-    0.03
-}
-
-fn default_real_benchmark() -> String {
-    "builtin:nano-real".to_owned()
-}
-
-fn default_resamples() -> u32 {
-    10_000
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -549,6 +332,22 @@ mod tests {
                 text.contains("synth.abilities.animal") && text.contains(count),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_bound_that_its_measure_cannot_reach_is_refused_with_the_range() {
+        for (gate, range) in [
+            ("min_pixel_deviation = 300.0", "0..=127.5"),
+            ("min_pixel_deviation = nan", "0..=127.5"),
+            ("max_duplicate_distance = 257", "0..=256"),
+            ("min_alignment = 25.0", "-1..=1"),
+        ] {
+            let text =
+                format!("seed = 1\n[synth]\nabilities = {{ animal = 3 }}\n[synth.gates]\n{gate}\n");
+            let text = format!("{:#}", parse(&text).unwrap_err());
+            let key = gate.split(' ').next().unwrap_or_default();
+            assert!(text.contains(key) && text.contains(range), "{text}");
         }
     }
 

@@ -71,23 +71,10 @@ impl Abilities {
     ///
     /// Errors name the file and, where one is at fault, the key.
     pub fn load_folder(folder: &Path) -> Result<Self, Error> {
-        let shared_path = folder.join(SHARED_FILE);
-        let shared_text = if shared_path.exists() {
-            read(&shared_path)?
-        } else {
-            String::new()
-        };
-        let shared: SharedFile = parse(&shared_path, &shared_text)?;
+        let shared = Shared::read(folder)?;
         let mut by_name = BTreeMap::new();
         for path in ability_files(folder)? {
-            let text = read(&path)?;
-            let ability = validate::ability(
-                parse(&path, &text)?,
-                &shared,
-                sha256_hex(&[&shared_text, &text]),
-            );
-            let ability = ability.map_err(|at| at.in_file(&path))?;
-            validate::file_name(&ability.name, &path).map_err(|at| at.in_file(&path))?;
+            let ability = shared.ability(&path, &read(&path)?)?;
             by_name.insert(ability.name.clone(), ability);
         }
         if by_name.is_empty() {
@@ -115,6 +102,15 @@ impl Abilities {
 }
 
 impl Ability {
+    /// The ability that the file `path` would hold with `text` in it, beside the `shared.toml` of its
+    /// folder: what an editor of ability files asks before it writes one.
+    ///
+    /// Errors name the file and, where one is at fault, the key.
+    pub fn from_text(path: &Path, text: &str) -> Result<Self, Error> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        Shared::read(folder)?.ability(path, text)
+    }
+
     /// Name, such as `animal`.
     pub fn name(&self) -> &str {
         &self.name
@@ -345,6 +341,32 @@ fn evaluation_questions(
         kind: template.kind.into(),
     };
     template.ask.iter().map(question)
+}
+
+/// `shared.toml` of a folder, parsed, and its text, which is part of every ability's hash.
+struct Shared {
+    file: SharedFile,
+    text: String,
+}
+
+impl Shared {
+    fn read(folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(SHARED_FILE);
+        let text = match path.exists() {
+            true => read(&path)?,
+            false => String::new(),
+        };
+        let file = parse(&path, &text)?;
+        Ok(Self { file, text })
+    }
+
+    fn ability(&self, path: &Path, text: &str) -> Result<Ability, Error> {
+        let sha256 = sha256_hex(&[&self.text, text]);
+        let ability = validate::ability(parse(path, text)?, &self.file, sha256);
+        let ability = ability.map_err(|at| at.in_file(path))?;
+        validate::file_name(&ability.name, path).map_err(|at| at.in_file(path))?;
+        Ok(ability)
+    }
 }
 
 fn ability_files(folder: &Path) -> Result<Vec<std::path::PathBuf>, Error> {

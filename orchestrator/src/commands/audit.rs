@@ -9,12 +9,20 @@ use dataset::{
 };
 use serde::Serialize;
 
-use super::{BadInput, Session, open_dataset};
-use crate::{cli::AuditArgs, files, progress::Progress, report};
+use super::{BadInput, Session, check_target, open_dataset};
+use crate::{
+    cli::AuditArgs,
+    files,
+    progress::{Progress, warn},
+    report,
+};
 
 pub(super) async fn execute(args: AuditArgs, session: &Session) -> Result<()> {
     if let Some(id) = &args.sample {
         return sample(&args.data, id, session).await;
+    }
+    if let Some(out) = &args.out {
+        check_target(out)?;
     }
     let bounds = bounds(&args.fail_on).map_err(|error| error.context(BadInput))?;
     let (source, evaluation) = open(&args, session).map_err(|error| error.context(BadInput))?;
@@ -23,6 +31,7 @@ pub(super) async fn execute(args: AuditArgs, session: &Session) -> Result<()> {
     let found = audit(&source, evaluation, &mut watch).await;
     let found = found.map_err(|error| anyhow::Error::from(error).context(BadInput))?;
     progress.finish(&format!("{} samples", found.samples));
+    check_source(&args, &source, &found).map_err(|error| error.context(BadInput))?;
     if let Some(out) = &args.out {
         let page = report::render_audit(&args.data.display().to_string(), &found);
         files::write(out, page.as_bytes())?;
@@ -34,7 +43,7 @@ pub(super) async fn execute(args: AuditArgs, session: &Session) -> Result<()> {
 fn open(args: &AuditArgs, session: &Session) -> Result<(Source, EvaluationSets)> {
     let mut evaluation = EvaluationSets::default();
     for name in &args.against {
-        evaluation.add_folder(name, &session.assets.benchmark(name))?;
+        evaluation.add_folder(name, &session.assets.benchmark(name)?)?;
     }
     Ok((
         Source::at(&args.data, args.image_folder.clone())?,
@@ -68,19 +77,66 @@ fn bounds(given: &[String]) -> Result<Vec<(&'static str, f64)>> {
     given.iter().map(parse).collect()
 }
 
-/// Fails where a defect has more than its share.
-fn hold(found: &Report, bounds: &[(&str, f64)]) -> Result<()> {
-    let is_over = |name: &str, share: f64| {
-        let mut findings = found.findings.iter();
-        findings.any(|finding| finding.defect == name && finding.share > share)
+/// Refuses what holds nothing to audit: an empty list, or a folder of pictures that has none of them.
+/// Without such a folder JSON may come alone: its pictures are then a defect, each of them.
+fn check_source(args: &AuditArgs, source: &Source, found: &Report) -> Result<()> {
+    let data = args.data.display();
+    let has_records = found.samples > 0 || found.kind == "dataset";
+    ensure!(has_records, "{data} holds no record");
+    let Source::Llava { images, .. } = source else {
+        return Ok(());
     };
-    let over: Vec<String> = bounds
-        .iter()
-        .filter(|(name, share)| is_over(name, *share))
-        .map(|(name, share)| format!("{name} is over {share}"))
-        .collect();
-    ensure!(over.is_empty(), "the audit failed: {}", over.join(", "));
+    let named = found.findings.iter();
+    let named = named.filter(|finding| finding.defect == Defect::MissingPicture.name());
+    let missing: u64 = named.map(|finding| finding.count).sum();
+    if found.pictures > 0 || missing == 0 {
+        return Ok(());
+    }
+    let nowhere = format!(
+        "none of the {missing} pictures that {data} names lies in {}",
+        images.display()
+    );
+    ensure!(
+        args.image_folder.is_none(),
+        "{nowhere}; correct --image-folder"
+    );
+    warn(&format!(
+        "{nowhere}; say where they are with --image-folder"
+    ));
     Ok(())
+}
+
+/// Fails where a defect has more than its share, or was not looked for: what is not checked is not
+/// passed.
+fn hold(found: &Report, bounds: &[(&str, f64)]) -> Result<()> {
+    let failures = bounds.iter().filter_map(|&(name, share)| {
+        let of_it = || {
+            found
+                .findings
+                .iter()
+                .filter(move |finding| finding.defect == name)
+        };
+        if of_it().all(|finding| finding.of == 0) {
+            return Some(format!("{name} was not checked"));
+        }
+        let is_over = of_it().any(|finding| finding.share > share);
+        is_over.then(|| format!("{name} is over {share}"))
+    });
+    let failures: Vec<String> = failures.collect();
+    ensure!(
+        failures.is_empty(),
+        "the audit failed: {}{}",
+        failures.join(", "),
+        because(&found.not_checked)
+    );
+    Ok(())
+}
+
+fn because(not_checked: &[String]) -> String {
+    match not_checked {
+        [] => String::new(),
+        reasons => format!(" (not checked: {})", reasons.join("; ")),
+    }
 }
 
 fn table(found: &Report) -> String {

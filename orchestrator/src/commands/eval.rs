@@ -41,8 +41,9 @@ struct SpecFile {
 
 pub(super) async fn execute(args: EvalArgs, session: &Session) -> Result<()> {
     let EvalArgs { spec, out } = args;
+    let text = std::fs::read_to_string(&spec).unwrap_or_default();
     let (spec, inputs) = build(&spec, &out).map_err(|error| error.context(BadInput))?;
-    make_folder(&out)?;
+    claim(&out, &text)?;
     let errand = Errand {
         name: "eval".to_owned(),
         leaves: out.join("results.json"),
@@ -69,6 +70,32 @@ pub(super) async fn execute(args: EvalArgs, session: &Session) -> Result<()> {
     files::write_json(&out.join("eval.json"), &scores)?;
     progress.finish(&summary(&scores));
     session.say(&scores, &table(&scores))
+}
+
+/// Name of the copy of the spec beside the results that came of it.
+const SPEC_COPY: &str = "evaluated.toml";
+
+/// Makes the folder of the results, or takes one that holds results of the same spec: those of
+/// another one stay.
+fn claim(out: &Path, text: &str) -> Result<()> {
+    make_folder(out)?;
+    let copy = out.join(SPEC_COPY);
+    let results = ["results.json", "eval.json"].map(|name| out.join(name));
+    if results.iter().any(|file| file.exists()) {
+        let parsed = |text: &str| text.parse::<toml::Table>().ok();
+        let theirs = std::fs::read_to_string(&copy).ok();
+        let is_same = theirs.is_some_and(|theirs| parsed(&theirs) == parsed(text));
+        let is_ours = || -> Result<()> {
+            ensure!(
+                is_same,
+                "{} holds the results of another evaluation ({SPEC_COPY} there says of which): choose another --out, or remove the folder",
+                out.display()
+            );
+            Ok(())
+        };
+        is_ours().context(BadInput)?;
+    }
+    files::write(&copy, text.as_bytes())
 }
 
 /// The overall accuracies, one candidate after another.

@@ -9,7 +9,7 @@ use proto::{
 };
 use serde::Serialize;
 
-use super::Session;
+use super::{Session, check_target};
 use crate::{
     bad_input::{complaint, refusal},
     cli::{GenerateArgs, SchedulerArg},
@@ -31,6 +31,7 @@ struct Outcome {
 const SAMPLE_ID: &str = "00000000000000000000000000000000";
 
 pub(super) async fn execute(args: GenerateArgs, session: &Session) -> Result<()> {
+    check_target(&args.out)?;
     let needs = Needs {
         image_model: args.model.clone(),
         ..Needs::services(&[ServiceName::Diffusion])

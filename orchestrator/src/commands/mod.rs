@@ -3,6 +3,7 @@
 mod audit;
 mod chat;
 mod conformance;
+mod curate;
 mod doctor;
 mod eval;
 mod export;
@@ -17,7 +18,7 @@ mod up;
 
 use std::{path::Path, process::ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use dataset::store::{Location, Reader};
 use runtime::Telemetry;
 use serde::Serialize;
@@ -26,7 +27,9 @@ pub(crate) use crate::bad_input::BadInput;
 use crate::{
     Cli,
     assets::Assets,
+    bad_input::is_bad_input,
     cli::{Command, Global},
+    output,
     suite::{Needs, Suite, parse_endpoints},
 };
 
@@ -65,9 +68,39 @@ async fn open_dataset(place: &Location) -> Result<Reader> {
 
 /// Makes a folder that the command writes to.
 fn make_folder(folder: &Path) -> Result<()> {
+    let is_free = || -> Result<()> {
+        ensure!(
+            !folder.is_file(),
+            "{} is a file, and a folder is wanted",
+            folder.display()
+        );
+        Ok(())
+    };
+    is_free().context(BadInput)?;
     let made = std::fs::create_dir_all(folder);
     made.with_context(|| format!("cannot write the folder {}", folder.display()))
         .context(BadInput)
+}
+
+/// Refuses a place where no file can be written, before anything is made for it.
+fn check_target(file: &Path) -> Result<()> {
+    let is_free = || -> Result<()> {
+        ensure!(
+            !file.is_dir(),
+            "{} is a folder, and a file is wanted",
+            file.display()
+        );
+        let mut folders = file.ancestors().skip(1);
+        let in_the_way = folders.find(|folder| folder.is_file());
+        ensure!(
+            in_the_way.is_none(),
+            "cannot write {}: {} is a file",
+            file.display(),
+            in_the_way.unwrap_or(file).display()
+        );
+        Ok(())
+    };
+    is_free().context(BadInput)
 }
 
 impl Session {
@@ -94,17 +127,12 @@ impl Session {
     }
 
     /// Prints a result: JSON where asked for, else the sentence.
-    #[allow(
-        clippy::print_stdout,
-        reason = "stdout is where a command's result goes"
-    )]
     fn say<T: Serialize>(&self, result: &T, sentence: &str) -> Result<()> {
         if self.global.json {
-            println!("{}", serde_json::to_string_pretty(result)?);
+            output::result(&serde_json::to_string_pretty(result)?)
         } else {
-            println!("{sentence}");
+            output::result(sentence)
         }
-        Ok(())
     }
 }
 
@@ -120,6 +148,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Export(args) => export::execute(args, session).await,
         Command::Import(args) => import::execute(args, session).await,
         Command::Audit(args) => audit::execute(args, session).await,
+        Command::Curate(args) => curate::execute(args, session).await,
         Command::Generate(args) => generate::execute(args, session).await,
         Command::Chat(args) => chat::execute(args, session).await,
         Command::Doctor => doctor::execute(session).await,
@@ -140,6 +169,7 @@ impl Command {
             Self::Export(_) => "diptych export",
             Self::Import(_) => "diptych import",
             Self::Audit(_) => "diptych audit",
+            Self::Curate(_) => "diptych curate",
             Self::Generate(_) => "diptych generate",
             Self::Chat(_) => "diptych chat",
             Self::Doctor => "diptych doctor",
@@ -160,13 +190,10 @@ fn sentence(error: &anyhow::Error) -> String {
 }
 
 /// One sentence with its causes on stderr, and the exit code.
-#[allow(clippy::print_stderr, reason = "stderr is where a command complains")]
 fn complain(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", sentence(error));
-    let is_bad_input = error.downcast_ref::<BadInput>().is_some();
-    if is_bad_input {
-        ExitCode::from(2)
-    } else {
-        ExitCode::FAILURE
+    output::note(&format!("error: {}", sentence(error)));
+    match is_bad_input(error) {
+        true => ExitCode::from(2),
+        false => ExitCode::FAILURE,
     }
 }

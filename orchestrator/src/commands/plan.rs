@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     Session,
-    run::{inputs, read_recipe},
+    run::{check_built_ins, inputs, read_recipe},
 };
 use crate::{
     bad_input::BadInput,
@@ -16,6 +16,7 @@ use crate::{
 
 pub(super) async fn execute(args: PlanArgs, session: &Session) -> Result<()> {
     let (recipe, _) = read_recipe(&args.recipe)?;
+    check_built_ins(&recipe, &session.global.endpoints)?;
     let inputs = inputs(&recipe).map_err(|error| error.context(BadInput))?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let roots = [
@@ -72,12 +73,25 @@ fn table(estimate: &Estimate) -> String {
         estimate.images,
         estimate.dialogues,
         estimate.disk_bytes as f64 / f64::from(1 << 20),
-        match estimate.cost {
-            Some(_) => "no money and no GPU: every model runs here",
-            None => "money and GPU-hours of the models elsewhere are not known here",
-        }
+        cost(estimate)
     ));
     lines.join("\n")
+}
+
+/// Money and GPU-hours, in words.
+fn cost(estimate: &Estimate) -> String {
+    match (estimate.gpu_hours, estimate.cost) {
+        (Some(_), _) => "no money and no GPU: every model runs here".to_owned(),
+        (None, Some(0.0)) => {
+            "no money for prompts and dialogues; GPU-hours of the models elsewhere are not known here"
+                .to_owned()
+        }
+        (None, Some(cost)) => format!(
+            "about {cost:.2} {} for prompts and dialogues, at what the probe's cost; GPU-hours of the models elsewhere are not known here",
+            estimate.currency
+        ),
+        (None, None) => "money and GPU-hours of the models elsewhere are not known here: give promptgen and dialogue a price file (--llm-price-file or DIPTYCH_LLM_PRICE_FILE)".to_owned(),
+    }
 }
 
 /// Hours, minutes and seconds.

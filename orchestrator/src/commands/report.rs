@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{BadInput, Session};
+use super::{BadInput, Session, check_target};
 use crate::{
     assets::Assets,
     cli::ReportArgs,
@@ -23,6 +23,7 @@ struct Outcome {
 
 pub(super) async fn execute(args: ReportArgs, session: &Session) -> Result<()> {
     let ReportArgs { run, out } = args;
+    check_target(&out)?;
     let folder = RunFolder::new(run);
     let report = gather(&folder, &session.assets).await;
     let report = report.map_err(|error| error.context(BadInput))?;
@@ -48,7 +49,8 @@ fn benchmarks(folder: &RunFolder, assets: &Assets) -> Result<BenchmarkFolders> {
     let recipe: Option<Recipe> = toml::from_str(&record.recipe).ok();
     let real = recipe
         .and_then(|recipe| recipe.eval)
-        .map(|eval| assets.benchmark(&eval.real_benchmark));
+        .map(|eval| assets.benchmark(&eval.real_benchmark))
+        .transpose()?;
     let generated = [("ai_generated".to_owned(), folder.benchmark())];
     Ok(generated
         .into_iter()

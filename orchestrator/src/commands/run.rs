@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use super::{BadInput, Session, make_folder, report};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     files,
     recipe::Recipe,
     scores::Scores,
-    suite::{JOURNALS, Needs, ServiceName},
+    suite::{JOURNALS, Needs, ServiceName, parse_endpoints},
 };
 
 pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
@@ -29,6 +29,7 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
     {
         return finish(session, &folder, "finished before; nothing was done");
     }
+    check_built_ins(&recipe, &session.global.endpoints)?;
     let inputs = inputs(&recipe).map_err(|error| error.context(BadInput))?;
     make_folder(&out)?;
     // The services keep their records under the first root.
@@ -72,6 +73,39 @@ pub(super) fn inputs(recipe: &Recipe) -> Result<Vec<PathBuf>> {
         )?);
     }
     Ok(folders)
+}
+
+/// Built-in names of models and data that services of this process must know; a service elsewhere
+/// may know others.
+const BUILT_INS: [(&str, ServiceName, &str); 3] = [
+    ("train.model", ServiceName::Trainer, "builtin:nano-llava"),
+    ("train.base_data", ServiceName::Trainer, "builtin:nano-base"),
+    (
+        "eval.real_benchmark",
+        ServiceName::Eval,
+        "builtin:nano-real",
+    ),
+];
+
+/// Refuses an unknown built-in name now: the step that needs it may come hours later.
+pub(super) fn check_built_ins(recipe: &Recipe, endpoints: &[String]) -> Result<()> {
+    let elsewhere = parse_endpoints(endpoints)?;
+    let (train, eval) = (recipe.train.as_ref(), recipe.eval.as_ref());
+    let named = [
+        train.map(|train| &train.model),
+        train.map(|train| &train.base_data),
+        eval.map(|eval| &eval.real_benchmark),
+    ];
+    for ((key, service, known), name) in BUILT_INS.into_iter().zip(named) {
+        let Some(name) = name.filter(|_| !elsewhere.contains_key(&service)) else {
+            continue;
+        };
+        if name.starts_with("builtin:") && name != known {
+            let unknown = anyhow!("`{key}`: there is no `{name}`; the built-in one is {known}");
+            return Err(unknown.context(BadInput));
+        }
+    }
+    Ok(())
 }
 
 fn existing(key: &str, path: &Path) -> Result<PathBuf> {

@@ -9,7 +9,7 @@ use crate::{
     cli::SynthArgs,
     experiment::synthesize_with_progress,
     suite::{JOURNALS, Needs},
-    synth::{Plan, Share},
+    synth::{self, Plan, Share},
 };
 
 pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
@@ -37,6 +37,14 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
         refuse_foreign(folder).map_err(|error| error.context(BadInput))?;
         make_folder(folder)?;
     }
+    let share = Share {
+        index: shard_index,
+        count: shard_count,
+        budget: budget.unwrap_or_default(),
+        wait,
+    };
+    // A place that cannot be had, or is another recipe's, is refused before any model is loaded.
+    synth::accepted(&plan, &out, share).await?;
     // A journal belongs to one process.
     let journals = out.folder().map(|out| match shard_count {
         1 => out.join(JOURNALS),
@@ -44,12 +52,6 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     });
     let needs = Needs::synthesis(&recipe, journals);
     let suite = session.open(&needs).await?;
-    let share = Share {
-        index: shard_index,
-        count: shard_count,
-        budget: budget.unwrap_or_default(),
-        wait,
-    };
     let summary = synthesize_with_progress(&suite, &plan, &out, share, "synthesis").await;
     suite.close().await?;
     let summary = summary?;

@@ -153,7 +153,10 @@ impl<D: Desk> Run<'_, D> {
             .desk
             .create(self.name, Some(trials.short.clone()))
             .await;
-        let created = created.map_err(Miss::from);
+        let created = created.map_err(|status| self.refused(status));
+        if let Err(why @ Miss::NotJudged(_)) = created {
+            return ledger.note(rule, Err(why));
+        }
         ledger.note(rule, created.clone().and_then(|slip| self.accepted(&slip)));
         self.refusals(ledger, &trials).await;
         if let Ok(created) = created {
@@ -165,6 +168,18 @@ impl<D: Desk> Run<'_, D> {
             "look for the end between steps, and record CANCELLED",
         );
         ledger.judge(rule, self.cancelled(&trials)).await;
+    }
+
+    /// Why a job was not taken. Where its folder is not one that the service may use, no rule about
+    /// jobs can be looked at.
+    fn refused(&self, status: Status) -> Miss {
+        let is_of_folder = status.message().contains("root");
+        match Miss::from(status) {
+            Miss::Broken(sentence) if is_of_folder => Miss::not_judged(format!(
+                "needs a --folder under a root of the service (its --artefact-root); it says: {sentence}"
+            )),
+            miss => miss,
+        }
     }
 
     fn accepted(&self, slip: &Slip) -> Seen {

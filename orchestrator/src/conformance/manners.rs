@@ -72,25 +72,34 @@ impl<'a> Manners<'a> {
     }
 
     async fn reflected(&self) -> Seen {
-        let request = ServerReflectionRequest {
-            host: String::new(),
-            message_request: Some(MessageRequest::ListServices(String::new())),
-        };
-        let mut client = ServerReflectionClient::new(self.channel.clone());
-        let reply = client
-            .server_reflection_info(stream::iter([request]))
-            .await?;
-        let message = reply.into_inner().message().await?;
-        let listed = match message.and_then(|message| message.message_response) {
-            Some(MessageResponse::ListServicesResponse(list)) => list.service,
-            _ => return Err(Miss::broken("it did not list its services")),
-        };
-        let is_there = listed.iter().any(|service| service.name == self.name);
+        let listed = services(self.channel).await?;
+        let is_there = listed.iter().any(|name| name == self.name);
         holds(
             is_there,
             format!("{} services, not {}", listed.len(), self.name),
         )?;
         Ok(format!("listed among {} services", listed.len()))
+    }
+}
+
+/// The full names of the services at an endpoint, by reflection.
+pub(super) async fn services(channel: &Channel) -> Result<Vec<String>, Miss> {
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = ServerReflectionClient::new(channel.clone());
+    let reply = client
+        .server_reflection_info(stream::iter([request]))
+        .await?;
+    let message = reply.into_inner().message().await?;
+    match message.and_then(|message| message.message_response) {
+        Some(MessageResponse::ListServicesResponse(list)) => Ok(list
+            .service
+            .into_iter()
+            .map(|service| service.name)
+            .collect()),
+        _ => Err(Miss::broken("it did not list its services")),
     }
 }
 

@@ -22,7 +22,7 @@ mod trainer;
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 use runtime::{Channel, Telemetry, options::ClientOptions};
 
@@ -75,7 +75,12 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 pub async fn judge(case: &Case, telemetry: &Telemetry) -> Result<Report> {
     let name = case.subject.name();
     let connected = Channel::connect(name, &case.endpoint, &case.client, telemetry).await;
-    let channel = connected.map_err(|error| anyhow::Error::from(error).context(BadInput))?;
+    let channel = connected.map_err(|error| {
+        // Other commands take endpoints by name; this one takes one.
+        let sentence = runtime::error::chain(&error).replace("--endpoints", "--endpoint");
+        anyhow!("{sentence}").context(BadInput)
+    })?;
+    other_service(case, &channel).await?;
     let mut ledger = Ledger::new(case.limit);
     let manners = Manners::new(case, &channel);
     manners.judge(&mut ledger).await;
@@ -89,6 +94,31 @@ pub async fn judge(case: &Case, telemetry: &Telemetry) -> Result<Report> {
         Subject::TextEmbedding => text_embedding::judge(&channel, &mut ledger).await,
     }
     Ok(ledger.into_report(name, &case.endpoint))
+}
+
+/// Refuses an endpoint that, by its own list, serves others and not this one: every rule would be
+/// broken, and none of the sentences would say why.
+async fn other_service(case: &Case, channel: &Channel) -> Result<()> {
+    let listed = tokio::time::timeout(case.limit, manners::services(channel)).await;
+    let Ok(Ok(listed)) = listed else {
+        // Without a list the rules find out.
+        return Ok(());
+    };
+    let ours = Subject::value_variants().iter();
+    let served: Vec<&str> = ours
+        .filter(|subject| listed.iter().any(|name| name == subject.grpc_name()))
+        .map(|subject| subject.name())
+        .collect();
+    let asked = case.subject.name();
+    if served.is_empty() || served.contains(&asked) {
+        return Ok(());
+    }
+    let other = anyhow!(
+        "{} serves {} and no {asked}: correct --service or --endpoint",
+        case.endpoint,
+        served.join(" and ")
+    );
+    Err(other.context(BadInput))
 }
 
 impl Subject {

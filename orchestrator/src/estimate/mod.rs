@@ -4,11 +4,12 @@
 //! a model sees for the first time, and so much once. The probe measures these three by doing a
 //! little of each step with the recipe's own settings, in a folder that is thrown away.
 
+mod price;
 mod probe;
 
 use serde::Serialize;
 
-pub use self::probe::measure;
+pub use self::{price::Price, probe::measure};
 use crate::recipe::Recipe;
 
 /// What the probe measured, in seconds.
@@ -38,6 +39,8 @@ pub struct Rates {
     pub question: f64,
     /// Per evaluation, whatever its length: resampling and writing.
     pub evaluation: f64,
+    /// What the writers of prompts and dialogues cost; none where one does not say.
+    pub price: Option<Price>,
 }
 
 /// One step of a run.
@@ -70,8 +73,11 @@ pub struct Estimate {
     pub disk_bytes: u64,
     /// Hours of a GPU: 0 where all models run in this process, on the CPU; else not known.
     pub gpu_hours: Option<f64>,
-    /// Money for remote models: 0 where all models run in this process; else not known.
+    /// Money for language models: 0 where all models run in this process; not known where a service
+    /// elsewhere has no price file.
     pub cost: Option<f64>,
+    /// Currency of the cost; empty where it is 0 or not known.
+    pub currency: String,
 }
 
 impl Estimate {
@@ -101,7 +107,15 @@ impl Estimate {
             disk_bytes: scaled(all, rates.bytes_per_sample)
                 + scaled(trainings, rates.bytes_per_training),
             gpu_hours: None,
-            cost: None,
+            cost: rates
+                .price
+                .as_ref()
+                .map(|price| attempts as f64 * price.prompt + all as f64 * price.dialogue),
+            currency: rates
+                .price
+                .as_ref()
+                .map(|price| price.currency.clone())
+                .unwrap_or_default(),
         }
     }
 
@@ -271,6 +285,11 @@ mod tests {
             base_pictures: 100.0,
             question: 0.5,
             evaluation: 3.0,
+            price: Some(Price {
+                prompt: 0.5,
+                dialogue: 2.0,
+                currency: "USD".into(),
+            }),
             ..Rates::default()
         };
         let estimate = Estimate::new(&recipe, &rates);
@@ -298,6 +317,10 @@ mod tests {
         assert_eq!(
             (estimate.prompts, estimate.images, estimate.dialogues),
             (42, 42, 28)
+        );
+        assert_eq!(
+            (estimate.cost, estimate.currency.as_str()),
+            (Some(77.0), "USD")
         );
     }
 }

@@ -15,7 +15,7 @@ use proto::{
     trainer::v1::{DataSource, StageKind, TrainingSpec, TrainingStage, data_source, training_spec},
 };
 
-use super::Rates;
+use super::{Rates, price};
 use crate::{
     assets::Assets,
     experiment::parts,
@@ -88,6 +88,7 @@ impl Probe<'_> {
         let attempts = images as f64 / f64::from(self.recipe.synth.seeds_per_prompt);
         self.rates.sample = seconds / accepted;
         self.rates.attempts_per_sample = attempts / accepted;
+        self.rates.price = price::read(&self.dataset()).await?;
         self.rates.bytes_per_sample = size_bytes(&self.dataset())? as f64 / accepted;
         Ok(())
     }

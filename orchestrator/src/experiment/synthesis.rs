@@ -11,7 +11,7 @@ use dataset::store::Location;
 
 use super::Run;
 use crate::{
-    progress::Progress,
+    progress::{Progress, warn},
     suite::Suite,
     synth::{self, Plan, Share, Summary},
 };
@@ -102,14 +102,30 @@ pub async fn synthesize_with_progress(
             summary.repeated, summary.later_rounds
         ));
     }
-    if summary.missing > 0 && !summary.stopped_at_budget {
-        text.push_str(&format!(
-            "; {} could not be made within the attempts",
-            summary.missing
-        ));
-    }
     watcher.progress.finish(&text);
+    check_yield(&summary, wanted)?;
     Ok(summary)
+}
+
+/// Warns of samples that are missing for good, and refuses to call it done where all are.
+fn check_yield(summary: &Summary, wanted: u64) -> Result<()> {
+    let Summary {
+        accepted, missing, ..
+    } = *summary;
+    if missing == 0 || summary.stopped_at_budget {
+        return Ok(());
+    }
+    let counts = summary.rejected.iter();
+    let counts = counts.map(|(gate, count)| format!("{gate} rejected {count}"));
+    let reasons = counts.collect::<Vec<_>>().join(", ");
+    ensure!(
+        accepted > 0,
+        "not one of {wanted} samples was accepted: {reasons}; loosen that gate under [synth.gates], or raise `synth.max_attempts`, and choose another --out"
+    );
+    warn(&format!(
+        "{accepted} of {wanted} samples were accepted, {missing} could not be made within the attempts: {reasons}"
+    ));
+    Ok(())
 }
 
 struct BarWatcher {

@@ -31,7 +31,7 @@ impl EvaluationSets {
             questions: Vec::new(),
         };
         for name in names {
-            let read = sets.add(&assets.benchmark(name));
+            let read = sets.add(&assets.benchmark(name)?);
             read.with_context(|| format!("evaluation set {name}"))?;
         }
         Ok(Some(sets))

@@ -6,7 +6,7 @@ pub mod gates;
 mod makers;
 mod partition;
 mod rounds;
-mod stages;
+pub(crate) mod stages;
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -32,13 +32,13 @@ use crate::{
 };
 
 /// A picture and what the checkpoint's own safety checker said of it.
-pub(super) struct Rendered {
-    pub(super) image: Image,
+pub(crate) struct Rendered {
+    pub(crate) image: Image,
     pub(super) safety: SafetyVerdict,
 }
 
 /// What came of one item, by its id.
-pub(super) type Outcomes<T> = HashMap<String, Result<T, ItemFailure>>;
+pub(crate) type Outcomes<T> = HashMap<String, Result<T, ItemFailure>>;
 
 /// What one message of a result stream says of an item.
 pub(super) enum Message<T> {
@@ -71,7 +71,7 @@ fn pause(fruitless: u32, status: Option<&Status>) -> Duration {
 }
 
 /// Asks promptgen for prompts.
-pub(super) async fn prompts(
+pub(crate) async fn prompts(
     suite: &Suite,
     request: GeneratePromptsRequest,
 ) -> Result<Outcomes<Prompt>> {
@@ -107,7 +107,7 @@ pub(super) async fn prompts(
 }
 
 /// Asks diffusion for pictures, and tells `on_done` of each that came.
-pub(super) async fn images(
+pub(crate) async fn images(
     suite: &Suite,
     settings: &ImageSettings,
     items: Vec<ImageItem>,
@@ -169,7 +169,7 @@ async fn some_images(
 }
 
 /// Asks dialogue for conversations, in requests that services take.
-pub(super) async fn dialogues(
+pub(crate) async fn dialogues(
     suite: &Suite,
     seed: u64,
     settings: &DialogueSettings,

@@ -5,7 +5,10 @@
 //! of eight words or more are held against each other too; shorter ones, such as `What color is the
 //! car?`, are forms of a question that any data may have.
 
-use super::seen::{Key, NearPictures, Seen, key};
+use super::{
+    Defect,
+    seen::{Key, NearPictures, Seen, key},
+};
 use crate::{image_hash::ImageHash, minhash::normal};
 use serde::Deserialize;
 use std::{
@@ -78,6 +81,17 @@ impl EvaluationSets {
     /// Names of the sets.
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// Whether there is anything to hold samples against for this defect: a set of drawn pictures has
+    /// no prompts, and one of short questions no telling texts. Of other defects it is true.
+    pub(super) fn checks(&self, defect: Defect) -> bool {
+        match defect {
+            Defect::LeakedPrompt => !self.prompts.is_empty(),
+            Defect::LeakedText => !self.texts.is_empty(),
+            Defect::LeakedPicture | Defect::NearLeakedPicture => !self.pictures.is_empty(),
+            _ => true,
+        }
     }
 
     fn add(&mut self, question: &Question, picture: &Path) -> io::Result<()> {

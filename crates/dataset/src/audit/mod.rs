@@ -320,12 +320,8 @@ impl Auditor {
     /// Whether there was something to hold samples against: what is not checked is not passed.
     fn is_checked(&self, defect: Defect) -> bool {
         match defect {
-            Defect::LeakedPrompt
-            | Defect::LeakedText
-            | Defect::LeakedPicture
-            | Defect::NearLeakedPicture => !self.evaluation.names().is_empty(),
             Defect::DominantStyle => self.styles.distinct() > 0,
-            _ => true,
+            other => self.evaluation.checks(other),
         }
     }
 
@@ -376,6 +372,18 @@ impl Auditor {
         }
         if self.evaluation.names().is_empty() {
             reasons.push("leakage: no evaluation set was named".to_owned());
+        } else {
+            let absent = [
+                (Defect::LeakedPrompt, "prompts: no evaluation set has any"),
+                (
+                    Defect::LeakedText,
+                    "texts: no evaluation set has one of eight words",
+                ),
+            ];
+            let absent = absent
+                .into_iter()
+                .filter(|(leak, _)| !self.is_checked(*leak));
+            reasons.extend(absent.map(|(_, reason)| format!("leaked {reason}")));
         }
         if self.keywords.other_count > 0 {
             let count = self.keywords.other_count;

@@ -34,6 +34,10 @@ impl Seen {
     pub(super) fn holds(&self, key: &Key) -> bool {
         self.0.contains(key)
     }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// Groups of bits by which near pictures are found: with at most four bits different, one of five

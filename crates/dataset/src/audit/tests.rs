@@ -209,4 +209,10 @@ async fn pictures_that_are_repeated_missing_broken_or_of_an_evaluation_set_are_c
         );
     }
     assert_eq!((report.samples, report.pictures), (8, 7));
+    // The set has pictures, but neither prompts nor a telling text.
+    let mut findings = report.findings.iter();
+    let leak = findings.find(|finding| finding.defect == "leaked_prompt");
+    assert_eq!(leak.map(|finding| finding.of), Some(0));
+    let not_checked = report.not_checked.join("; ");
+    assert!(not_checked.contains("leaked prompts") && not_checked.contains("leaked texts"));
 }

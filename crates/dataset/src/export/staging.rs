@@ -68,8 +68,16 @@ impl Staging {
 
     /// Gives the folder its name. Renaming onto an empty folder replaces it; onto one that was
     /// filled in the meantime it fails.
-    pub(crate) fn finish(self) -> Result<(), TargetError> {
+    pub(crate) fn finish(&self) -> Result<(), TargetError> {
         fs::rename(self.folder(), &self.target).map_err(TargetError::write(&self.target))
+    }
+
+    /// As [`finish`](Self::finish), and the name lasts: for folders whose files were synced.
+    pub(crate) fn finish_synced(&self) -> Result<(), TargetError> {
+        self.finish()?;
+        let around = self.around.path().parent().unwrap_or(Path::new("."));
+        let synced = fs::File::open(around).and_then(|folder| folder.sync_all());
+        synced.map_err(TargetError::write(around))
     }
 }
 

@@ -106,7 +106,7 @@ pub async fn import(
         filling.commit(&ability).await?;
         watch(filling.imported.sample_count, total);
     }
-    staging.finish()?;
+    staging.finish_synced()?;
     Ok(filling.imported)
 }
 

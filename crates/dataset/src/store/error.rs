@@ -30,6 +30,16 @@ pub enum Error {
         /// Cause.
         source: object_store::Error,
     },
+    /// A bucket, and nothing that says who asks for it.
+    #[error(
+        "no credentials for {root}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+         AWS_EC2_METADATA_DISABLED=false on a machine whose role may use it, or \
+         AWS_SKIP_SIGNATURE=true for a bucket that anybody may"
+    )]
+    NoCredentials {
+        /// Place of the dataset.
+        root: String,
+    },
     /// There is no `dataset.json`.
     #[error("{root} is not a dataset: it has no dataset.json")]
     NotADataset {
@@ -150,4 +160,28 @@ pub enum Error {
         /// SHA-256 of the committed shard.
         theirs: String,
     },
+}
+
+impl Error {
+    /// Whether it lies in what the caller named: a place that is none, another's dataset, a damaged
+    /// one. What is left is storage that fails, and samples that this program made wrongly.
+    pub fn is_of_input(&self) -> bool {
+        match self {
+            Self::Plan(_)
+            | Self::Folder { .. }
+            | Self::NoCredentials { .. }
+            | Self::NotADataset { .. }
+            | Self::OtherRecipe { .. }
+            | Self::Version { .. }
+            | Self::Manifest { .. }
+            | Self::ShardContent { .. }
+            | Self::ShardFormat { .. }
+            | Self::ShardDecoder { .. } => true,
+            Self::Storage { .. }
+            | Self::Encode { .. }
+            | Self::EncoderStopped { .. }
+            | Self::Sample { .. }
+            | Self::LostRace { .. } => false,
+        }
+    }
 }

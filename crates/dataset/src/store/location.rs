@@ -17,7 +17,9 @@ pub enum Location {
     /// A bucket and the prefix of all names in it. Keys, region and endpoint come from the
     /// environment, by the names that AWS's own tools read: `AWS_ACCESS_KEY_ID`,
     /// `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`; `AWS_ALLOW_HTTP=true` lets a
-    /// plaintext endpoint pass.
+    /// plaintext endpoint pass. Without keys, a pod's or a container's role is taken where the
+    /// platform has said so in its variables, and a machine's where `AWS_EC2_METADATA_DISABLED` is
+    /// `false`: asking for one elsewhere is a wait for an address that nobody has.
     S3 {
         /// Bucket.
         bucket: String,
@@ -125,6 +127,11 @@ fn s3(bucket: &str, prefix: &str, name: &str) -> Result<Root, Error> {
         object: name.to_owned(),
         source,
     };
+    if !has_credentials(&|name| std::env::var(name).ok()) {
+        return Err(Error::NoCredentials {
+            root: name.to_owned(),
+        });
+    }
     // Conditional puts are its default: `If-None-Match: *`, which a commit rests on.
     let bucket = AmazonS3Builder::from_env().with_bucket_name(bucket);
     let bucket = bucket.build().map_err(failed)?;
@@ -135,9 +142,48 @@ fn s3(bucket: &str, prefix: &str, name: &str) -> Result<Root, Error> {
     Ok(Root::new(objects, name))
 }
 
+/// Whether the environment says who asks: keys, a role of a pod or a container, the role of the
+/// machine where that is asked for, or that nobody need sign.
+fn has_credentials(variable: &dyn Fn(&str) -> Option<String>) -> bool {
+    let value = |name| variable(name).filter(|value| !value.is_empty());
+    let is =
+        |name, wanted: &str| value(name).is_some_and(|value| value.eq_ignore_ascii_case(wanted));
+    let has_keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+        .into_iter()
+        .all(|name| value(name).is_some());
+    let has_role = [
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_METADATA_ENDPOINT",
+    ]
+    .into_iter()
+    .any(|name| value(name).is_some());
+    has_keys
+        || has_role
+        || is("AWS_EC2_METADATA_DISABLED", "false")
+        || is("AWS_SKIP_SIGNATURE", "true")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_and_roles_are_credentials_and_half_a_key_is_none() {
+        let has = |given: &[(&str, &str)]| {
+            has_credentials(&|name| {
+                let found = given.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let id = ("AWS_ACCESS_KEY_ID", "a");
+        assert!(has(&[id, ("AWS_SECRET_ACCESS_KEY", "b")]));
+        assert!(has(&[("AWS_WEB_IDENTITY_TOKEN_FILE", "/token")]));
+        assert!(has(&[("AWS_EC2_METADATA_DISABLED", "False")]));
+        assert!(!has(&[id]) && !has(&[id, ("AWS_SECRET_ACCESS_KEY", "")]));
+        assert!(!has(&[("AWS_EC2_METADATA_DISABLED", "true")]) && !has(&[]));
+    }
 
     #[test]
     fn a_bucket_and_its_prefix_are_told_from_a_folder() {

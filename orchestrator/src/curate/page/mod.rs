@@ -1,0 +1,268 @@
+//! The page: one address on loopback with a token in it, cards to keep or drop, and a button that
+//! writes. It loads nothing from elsewhere, and what others wrote reaches it as text only.
+
+mod guard;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, State},
+    http::{HeaderName, StatusCode, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::limit::GlobalConcurrencyLimitLayer;
+
+use super::{Curation, Entry, Verdict};
+use crate::{
+    bad_input::{BadInput, is_bad_input},
+    output,
+};
+
+/// Where the page is served.
+pub(crate) struct Listen {
+    address: SocketAddr,
+}
+
+/// What came of a page.
+#[derive(Debug, Serialize)]
+pub(crate) struct Ended {
+    /// One sentence.
+    pub(crate) summary: String,
+}
+
+/// Largest message that the page may send, in bytes: an entry has three texts of 1000 characters.
+const MAX_BODY_BYTES: usize = 64 << 10;
+/// Requests handled at a time; one person's browser sends fewer.
+const MAX_CONCURRENT_REQUESTS: usize = 32;
+/// How long open connections may take to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Listen {
+    /// An address of this machine, or any where that was asked for in so many words.
+    ///
+    /// # Errors
+    /// An address beyond this machine without `--insecure`.
+    pub(crate) fn new(address: SocketAddr, is_insecure: bool) -> Result<Self> {
+        let allowed = || -> Result<()> {
+            ensure!(
+                is_insecure || address.ip().is_loopback(),
+                "--listen {address} would show the page beyond this machine in plaintext; choose a loopback address, or say --insecure"
+            );
+            Ok(())
+        };
+        allowed().context(BadInput)?;
+        Ok(Self { address })
+    }
+}
+
+/// Shows the candidates until the person ends it or a signal comes, and says what came of it.
+///
+/// # Errors
+/// The address cannot be had.
+pub(crate) async fn serve(curation: Curation, shown: Vec<String>, listen: Listen) -> Result<Ended> {
+    let Listen { address } = listen;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr()?;
+    let token = guard::token();
+    let desk = Arc::new(Desk {
+        curation: Mutex::new(curation),
+        shown,
+        ended: CancellationToken::new(),
+    });
+    output::result(&format!("http://{address}/{token}/"))?;
+    let app = router(&token, desk.clone(), guard::Rules::of(address));
+    let stop = runtime::stop_signal();
+    let ended = desk.ended.clone();
+    let over = async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = ended.cancelled() => {}
+        }
+    };
+    let drained = CancellationToken::new();
+    let draining = drained.clone();
+    let served = axum::serve(listener, app).with_graceful_shutdown(async move {
+        over.await;
+        draining.cancel();
+    });
+    tokio::select! {
+        served = async { served.await } => served.context("the page's server ended")?,
+        // A browser that keeps a connection open does not keep the program.
+        () = async { drained.cancelled().await; tokio::time::sleep(DRAIN_TIMEOUT).await } => {}
+    }
+    let summary = desk.curation().summary(&desk.shown);
+    Ok(Ended { summary })
+}
+
+/// What the handlers share.
+struct Desk {
+    curation: Mutex<Curation>,
+    /// Sample ids of the cards.
+    shown: Vec<String>,
+    ended: CancellationToken,
+}
+
+impl Desk {
+    fn curation(&self) -> MutexGuard<'_, Curation> {
+        // Every change is on the disk before it is in memory, so a handler that stopped left no
+        // half of one.
+        self.curation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Shared = State<Arc<Desk>>;
+
+fn router(token: &str, desk: Arc<Desk>, rules: guard::Rules) -> Router {
+    let at = |path: &str| format!("/{token}/{path}");
+    Router::new()
+        .route(
+            &at(""),
+            get(|| async { asset(HTML, "text/html; charset=utf-8") }),
+        )
+        .route(
+            &at("page.js"),
+            get(|| async { asset(SCRIPT, "text/javascript; charset=utf-8") }),
+        )
+        .route(
+            &at("page.css"),
+            get(|| async {
+                asset(
+                    concat!(
+                        include_str!("../../report/style.css"),
+                        include_str!("page.css")
+                    ),
+                    "text/css; charset=utf-8",
+                )
+            }),
+        )
+        .route(&at("state"), get(state))
+        .route(&at("pictures/{file}"), get(picture))
+        .route(&at("decisions"), post(decide))
+        .route(&at("save"), post(save))
+        .route(&at("end"), post(end))
+        .with_state(desk)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(GlobalConcurrencyLimitLayer::new(MAX_CONCURRENT_REQUESTS))
+        .layer(middleware::from_fn_with_state(
+            Arc::new(rules),
+            guard::check,
+        ))
+}
+
+const HTML: &str = include_str!("page.html");
+const SCRIPT: &str = include_str!("page.js");
+
+const CONTENT_TYPE: HeaderName = header::CONTENT_TYPE;
+
+fn asset(text: &'static str, media_type: &'static str) -> Response {
+    ([(CONTENT_TYPE, media_type)], text).into_response()
+}
+
+fn answer(status: StatusCode, value: &serde_json::Value) -> Response {
+    (
+        status,
+        [(CONTENT_TYPE, "application/json")],
+        value.to_string(),
+    )
+        .into_response()
+}
+
+fn refused(error: &anyhow::Error) -> Response {
+    let causes = error.chain().map(ToString::to_string);
+    let causes: Vec<String> = causes.filter(|cause| cause != "bad input").collect();
+    let status = match is_bad_input(error) {
+        true => StatusCode::UNPROCESSABLE_ENTITY,
+        false => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    answer(status, &json!({ "error": causes.join(": ") }))
+}
+
+async fn state(State(desk): Shared) -> Response {
+    let curation = desk.curation();
+    let state = json!({
+        "ability": curation.ability(),
+        "file": curation.file().display().to_string(),
+        "held": curation.held,
+        "cards": curation.cards(&desk.shown),
+        "tally": curation.tally(&desk.shown),
+    });
+    answer(StatusCode::OK, &state)
+}
+
+async fn picture(State(desk): Shared, Path(file): Path<String>) -> Response {
+    let Some((plate, path)) = desk.curation().journal.picture(&file) else {
+        return answer(
+            StatusCode::NOT_FOUND,
+            &json!({ "error": "there is no such picture" }),
+        );
+    };
+    match tokio::fs::read(path).await {
+        Ok(data) => ([(CONTENT_TYPE, plate.media_type)], data).into_response(),
+        Err(error) => refused(&error.into()),
+    }
+}
+
+/// What the page says of one entry.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Said {
+    id: String,
+    verdict: Verdict,
+    entry: Option<Entry>,
+}
+
+async fn decide(State(desk): Shared, body: Bytes) -> Response {
+    at_desk(desk, move |desk| {
+        let said: Said = serde_json::from_slice(&body).context(BadInput)?;
+        let mut curation = desk.curation();
+        curation.decide(&said.id, said.verdict, said.entry)?;
+        Ok(json!({ "tally": curation.tally(&desk.shown) }))
+    })
+    .await
+}
+
+async fn save(State(desk): Shared) -> Response {
+    at_desk(desk, |desk| {
+        let mut curation = desk.curation();
+        let entered = curation.save()?;
+        Ok(json!({
+            "entered": entered,
+            "held": curation.held,
+            "cards": curation.cards(&desk.shown),
+            "tally": curation.tally(&desk.shown),
+        }))
+    })
+    .await
+}
+
+async fn end(State(desk): Shared) -> Response {
+    desk.ended.cancel();
+    answer(StatusCode::OK, &json!({}))
+}
+
+/// Does what waits for the disk away from the threads that serve.
+async fn at_desk(
+    desk: Arc<Desk>,
+    work: impl FnOnce(&Desk) -> Result<serde_json::Value> + Send + 'static,
+) -> Response {
+    let done = tokio::task::spawn_blocking(move || work(&desk)).await;
+    match done.context("the work was stopped").flatten() {
+        Ok(value) => answer(StatusCode::OK, &value),
+        Err(error) => refused(&error),
+    }
+}
