@@ -49,7 +49,8 @@ impl<'a> Source<'a> {
             .values(&format!("{}{name}", self.prefix), shape)
     }
 
-    fn shape(&self, name: &str) -> Option<&[usize]> {
+    /// The shape of tensor `name`, if it exists here.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.weights.shape(&format!("{}{name}", self.prefix))
     }
 }
@@ -87,6 +88,17 @@ impl Linear {
             weights: Packed::from_out_in(&weight, outputs, inputs),
             bias,
         })
+    }
+
+    /// A layer of `weight` `(outputs, inputs)`, row-major, and one `bias` for each output.
+    ///
+    /// # Panics
+    /// When `weight` is not as long as its measures say.
+    pub fn from_values(weight: &[f32], bias: Vec<f32>, inputs: usize) -> Self {
+        Self {
+            weights: Packed::from_out_in(weight, bias.len(), inputs),
+            bias,
+        }
     }
 
     /// `(…, inputs)` to `(…, outputs)`.

@@ -1,11 +1,14 @@
 //! Pictures to normalised pixels, as `CLIPImageProcessor` on Pillow does it, to the same level.
 //!
 //! Pillow resizes in two passes with 22-bit fixed-point weights and rounds to 8 bits between them;
-//! so does this. `pad` is LLaVA's `expand2square` before it, `square` the plain centre crop.
+//! so does this, rows first. Pillow 13 takes columns first where that is less work, so its result for a
+//! picture taller than wide may differ by a level. `pad` is LLaVA's `expand2square` before it, `square` the plain centre crop. SigLIP and
+//! ViT squeeze a picture into their square instead, and cut nothing: [`ImagePreprocessor::load_exact`].
 
 use std::path::Path;
 
-use image::{Rgb, RgbImage};
+use image::Rgb;
+pub use image::RgbImage;
 use serde::Deserialize;
 
 use crate::llava_error::Error;
@@ -18,6 +21,9 @@ const PRECISION_BITS: u32 = 22;
 pub struct ImagePreprocessor {
     resize_px: u32,
     crop_px: u32,
+    /// Squeezed into the square, and not cropped.
+    is_exact: bool,
+    filter: Filter,
     mean: [f32; 3],
     std: [f32; 3],
 }
@@ -29,11 +35,16 @@ impl ImagePreprocessor {
     /// Names the file and what in it cannot be used.
     pub fn load(folder: &Path) -> Result<Self, Error> {
         let path = folder.join("preprocessor_config.json");
-        let file: File = crate::checkpoint::read_json(&path)?;
-        let bad = |reason: &str| Error::Config {
-            path: path.clone(),
-            reason: reason.into(),
-        };
+        Self::read(&path)
+    }
+
+    /// Reads `file`, of the form of CLIP's `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let file: File = crate::checkpoint::read_json(path)?;
+        let bad = |reason: &str| bad(path, reason);
         let resize_px = file
             .size
             .side()
@@ -53,9 +64,69 @@ impl ImagePreprocessor {
         Ok(Self {
             resize_px,
             crop_px,
+            is_exact: false,
+            filter: Filter::Bicubic,
             mean: file.image_mean,
             std: file.image_std,
         })
+    }
+
+    /// Reads `preprocessor_config.json` in `folder` as the processors of SigLIP and ViT do, whose
+    /// class has `filter` where the file names none.
+    ///
+    /// # Errors
+    /// Names the file and what in it cannot be used.
+    pub fn load_exact(folder: &Path, filter: Filter) -> Result<Self, Error> {
+        let path = folder.join("preprocessor_config.json");
+        let file: ExactFile = crate::checkpoint::read_json(&path)?;
+        let bad = |reason: &str| bad(&path, reason);
+        let side = file.size.side().filter(|&side| side <= 4096);
+        let side = side.ok_or_else(|| bad("`size` must be a square of 1 to 4096 pixels"))?;
+        if file.do_center_crop || !(file.do_resize && file.do_rescale) {
+            return Err(bad(
+                "only resizing without a crop, then rescaling, is known",
+            ));
+        }
+        if (file.rescale_factor * 255.0 - 1.0).abs() > 1e-6 {
+            return Err(bad("`rescale_factor` must be 1/255"));
+        }
+        if file.image_std.iter().any(|&s| s <= 0.0) {
+            return Err(bad("`image_std` must be positive"));
+        }
+        let filter = match file.resample {
+            None => filter,
+            Some(2) => Filter::Bilinear,
+            Some(3) => Filter::Bicubic,
+            Some(_) => return Err(bad("`resample` must be 2 (bilinear) or 3 (bicubic)")),
+        };
+        let (mean, std) = match file.do_normalize {
+            true => (file.image_mean, file.image_std),
+            false => ([0.0; 3], [1.0; 3]),
+        };
+        Ok(Self {
+            resize_px: side,
+            crop_px: side,
+            is_exact: true,
+            filter,
+            mean,
+            std,
+        })
+    }
+
+    /// Refuses a preprocessor whose pictures are not of the side that the model reads.
+    ///
+    /// # Errors
+    /// Names the file in `folder` and both sides.
+    pub fn check_side(&self, folder: &Path, side_px: usize) -> Result<(), Error> {
+        if self.side_px() == side_px {
+            return Ok(());
+        }
+        let path = folder.join("preprocessor_config.json");
+        let reason = format!(
+            "gives pictures of {} pixels, the model reads {side_px}",
+            self.side_px()
+        );
+        Err(bad(&path, &reason))
     }
 
     /// Side of the result, in pixels.
@@ -87,6 +158,9 @@ impl ImagePreprocessor {
     }
 
     fn resize_and_crop(&self, picture: &RgbImage) -> RgbImage {
+        if self.is_exact {
+            return resize(picture, self.crop_px, self.crop_px, self.filter);
+        }
         let picture = &within_aspect(picture);
         let (width, height) = picture.dimensions();
         let long = |edge: u32| {
@@ -96,7 +170,7 @@ impl ImagePreprocessor {
             true => (self.resize_px, long(height)),
             false => (long(width), self.resize_px),
         };
-        let resized = resize_bicubic(picture, new_width, new_height);
+        let resized = resize(picture, new_width, new_height, self.filter);
         let (left, top) = (
             (new_width - self.crop_px) / 2,
             (new_height - self.crop_px) / 2,
@@ -148,18 +222,44 @@ pub fn decode_rgb(bytes: &[u8]) -> Result<RgbImage, image::ImageError> {
     Ok(reader.decode()?.to_rgb8())
 }
 
-/// Pillow's bicubic resize (a = −0.5, support scaled by the downsize ratio), bit for bit.
-pub fn resize_bicubic(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
+/// How Pillow weighs the pixels about a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// Triangle.
+    Bilinear,
+    /// Cubic with a = −0.5.
+    Bicubic,
+}
+
+impl Filter {
+    /// Pixels to either side that take part, before scaling.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        match self {
+            Self::Bilinear => (1.0 - x.abs()).max(0.0),
+            Self::Bicubic => cubic(x),
+        }
+    }
+}
+
+/// Pillow's resize (support scaled by the downsize ratio), bit for bit.
+pub fn resize(picture: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
     let (width, height) = (width.max(1), height.max(1));
     let (old_width, old_height) = picture.dimensions();
     let mut current = picture.clone();
     if width != old_width {
-        let taps = Taps::new(old_width, width);
+        let taps = Taps::new(old_width, width, filter);
         let row = |x: u32, y: u32| taps.apply(x, |source| current.get_pixel(source, y).0);
         current = RgbImage::from_fn(width, old_height, row);
     }
     if height != old_height {
-        let taps = Taps::new(old_height, height);
+        let taps = Taps::new(old_height, height, filter);
         let column = |x: u32, y: u32| taps.apply(y, |source| current.get_pixel(x, source).0);
         current = RgbImage::from_fn(width, height, column);
     }
@@ -170,15 +270,15 @@ pub fn resize_bicubic(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
 struct Taps(Vec<(u32, Vec<i32>)>);
 
 impl Taps {
-    fn new(from: u32, to: u32) -> Self {
+    fn new(from: u32, to: u32, filter: Filter) -> Self {
         let scale = f64::from(from) / f64::from(to);
         let filter_scale = scale.max(1.0);
-        let support = 2.0 * filter_scale;
+        let support = filter.support() * filter_scale;
         let taps = (0..to).map(|target| {
             let centre = (f64::from(target) + 0.5) * scale;
             let first = ((centre - support + 0.5) as i64).max(0);
             let end = ((centre + support + 0.5) as i64).min(i64::from(from));
-            let weight = |x: i64| cubic((x as f64 - centre + 0.5) / filter_scale);
+            let weight = |x: i64| filter.weight((x as f64 - centre + 0.5) / filter_scale);
             let weights: Vec<f64> = (first..end).map(weight).collect();
             let total: f64 = weights.iter().sum();
             let fixed = |w: &f64| {
@@ -215,6 +315,49 @@ fn cubic(x: f64) -> f64 {
         x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
         _ => 0.0,
     }
+}
+
+fn bad(path: &Path, reason: &str) -> Error {
+    Error::Config {
+        path: path.into(),
+        reason: reason.into(),
+    }
+}
+
+/// The defaults are those of transformers' `SiglipImageProcessor` and `ViTImageProcessor`.
+#[derive(Deserialize)]
+#[serde(default)]
+struct ExactFile {
+    size: Size,
+    resample: Option<u32>,
+    do_resize: bool,
+    do_rescale: bool,
+    do_normalize: bool,
+    #[serde(deserialize_with = "null_is_false")]
+    do_center_crop: bool,
+    rescale_factor: f64,
+    image_mean: [f32; 3],
+    image_std: [f32; 3],
+}
+
+impl Default for ExactFile {
+    fn default() -> Self {
+        Self {
+            size: Size::Side(224),
+            resample: None,
+            do_resize: true,
+            do_rescale: true,
+            do_normalize: true,
+            do_center_crop: false,
+            rescale_factor: 1.0 / 255.0,
+            image_mean: [0.5; 3],
+            image_std: [0.5; 3],
+        }
+    }
+}
+
+fn null_is_false<'de, D: serde::Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or(false))
 }
 
 #[derive(Deserialize)]

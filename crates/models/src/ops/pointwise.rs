@@ -23,6 +23,13 @@ pub(crate) fn quick_gelu(x: f32) -> f32 {
     x / (1. + exp(-1.702 * x))
 }
 
+/// GELU by the tanh form, which PyTorch calls `tanh`: x · σ(2 √(2/π) (x + 0.044715 x³)).
+#[inline(always)]
+pub(crate) fn gelu_tanh(x: f32) -> f32 {
+    const TWICE_ROOT: f32 = 2. * 0.797_884_6;
+    x / (1. + exp(-TWICE_ROOT * (x + 0.044_715 * x * x * x)))
+}
+
 vectorized! {
     /// SiLU of every value.
     pub(crate) fn silu_all(values: &mut [f32]) {
@@ -37,6 +44,15 @@ vectorized! {
     pub(crate) fn gelu_all(values: &mut [f32]) {
         for v in values.iter_mut() {
             *v = gelu(*v);
+        }
+    }
+}
+
+vectorized! {
+    /// GELU by the tanh form of every value.
+    pub(crate) fn gelu_tanh_all(values: &mut [f32]) {
+        for v in values.iter_mut() {
+            *v = gelu_tanh(*v);
         }
     }
 }
