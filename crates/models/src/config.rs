@@ -53,6 +53,7 @@ pub enum Error {
 }
 
 /// The fields of one file, taken one by one; [`Fields::finish`] refuses what is left.
+#[derive(Clone)]
 pub struct Fields {
     file: PathBuf,
     map: Map<String, Value>,
@@ -88,7 +89,7 @@ impl Fields {
             file: file.into(),
             source,
         })?;
-        let map = serde_json::from_slice(&text).map_err(|e| Error::Malformed {
+        let map = serde_json::from_slice(&quote_words(&text)).map_err(|e| Error::Malformed {
             file: file.into(),
             reason: e.to_string(),
         })?;
@@ -155,6 +156,11 @@ impl Fields {
     /// [`Error::Invalid`] when it is of another type.
     pub fn take_or<T: DeserializeOwned>(&mut self, field: &str, default: T) -> Result<T, Error> {
         Ok(self.take(field)?.unwrap_or(default))
+    }
+
+    /// Puts `value` in the place of what the file says.
+    pub fn set(&mut self, field: &str, value: impl Into<Value>) {
+        self.map.insert(field.to_owned(), value.into());
     }
 
     /// Takes a value per block.
@@ -234,6 +240,26 @@ impl Fields {
             supported: supported.to_owned(),
         }
     }
+}
+
+/// Python writes numbers that are none as bare words, which is no JSON: they become texts, so that a
+/// field that may have one can say so.
+fn quote_words(text: &[u8]) -> Vec<u8> {
+    let words: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let mut quoted = Vec::with_capacity(text.len());
+    let (mut rest, mut is_text, mut is_escaped) = (text, false, false);
+    while let [first, ..] = rest {
+        let word = words.iter().find(|w| !is_text && rest.starts_with(w));
+        if let Some(word) = word {
+            quoted.extend([b"\"", *word, b"\""].concat());
+        } else {
+            quoted.push(*first);
+        }
+        is_text ^= *first == b'"' && !is_escaped;
+        is_escaped = is_text && *first == b'\\' && !is_escaped;
+        rest = &rest[word.map_or(1, |w| w.len())..];
+    }
+    quoted
 }
 
 /// Equality that takes 1 and 1.0 for the same.

@@ -16,7 +16,7 @@ use crate::clip_tokenizer::{self, ClipTokenizer};
 use crate::config::{self, Fields, LoadError};
 use crate::ops::values::values;
 use crate::prompt_weighting as weighting;
-use crate::scheduler::{self, Kind, Trajectory};
+use crate::scheduler::{self, Kind, Trajectory, Way};
 use crate::torch_rng::TorchRng;
 use crate::unet::{Context, Unet};
 use crate::vae::Vae;
@@ -140,10 +140,7 @@ impl Pipeline {
             text: ClipText::load(&folder.join("text_encoder"))?,
             unet: Unet::load(&folder.join("unet"))?,
             vae: Vae::load(&folder.join("vae"))?,
-            scheduler: scheduler::Config {
-                noise: scheduler.noise.for_latents(),
-                ..scheduler
-            },
+            scheduler: scheduler.for_latents(),
         };
         pipeline.check_parts(folder)?;
         Ok(pipeline)
@@ -191,7 +188,7 @@ impl Pipeline {
     /// The sampler's name that `kind`, or the checkpoint, asks for.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for one that is not offered.
+    /// [`Error::Invalid`] for one that does not fit the checkpoint.
     pub fn scheduler_name(&self, kind: Option<Kind>) -> Result<&'static str, Error> {
         Ok(self.scheduler(kind)?.name())
     }
@@ -327,14 +324,14 @@ impl Pipeline {
     }
 
     fn scheduler(&self, kind: Option<Kind>) -> Result<Box<dyn scheduler::Scheduler>, Error> {
-        let kind = kind.unwrap_or(self.scheduler.kind);
-        kind.build(&self.scheduler.noise)
+        self.scheduler
+            .build(kind)
             .map_err(|e| invalid("scheduler", e.to_string()))
     }
 
-    fn start(&self, request: &Request) -> Result<Box<dyn Trajectory>, Error> {
+    fn start(&self, request: &Request) -> Result<Trajectory, Error> {
         self.scheduler(request.scheduler)?
-            .start(request.steps)
+            .start(&Way::of(request.steps))
             .map_err(|e| invalid("steps", e.to_string()))
     }
 
@@ -397,9 +394,9 @@ impl Pipeline {
         let mut timesteps = Vec::new();
         let mut contexts: Vec<&Context> = Vec::new();
         for picture in group {
-            let scale = picture.trajectory.input_scale();
+            let divisor = picture.trajectory.input_divisor();
             for context in picture.negative.iter().chain([&picture.text]) {
-                inputs.extend(picture.latents.iter().map(|v| v * scale));
+                inputs.extend(picture.latents.iter().map(|v| v / divisor));
                 timesteps.push(picture.trajectory.timestep().unwrap_or_default());
                 contexts.push(context);
             }
@@ -481,7 +478,7 @@ pub struct Denoising {
     /// `(channels, height, width)`, row-major.
     latents: Vec<f32>,
     shape: [usize; 3],
-    trajectory: Box<dyn Trajectory>,
+    trajectory: Trajectory,
     rng: TorchRng,
     guidance: f32,
     text: Arc<Context>,

@@ -188,7 +188,8 @@ fn ddim_goes_diffusers_way_for_every_setting() {
     for case in cases {
         std::fs::write(&file, case["config"].to_string()).unwrap();
         let config = scheduler::Config::read(&file).unwrap();
-        let mut way = config.kind.build(&config.noise).unwrap().start(7).unwrap();
+        let way = scheduler::Way::of(7);
+        let mut way = config.build(None).unwrap().start(&way).unwrap();
         let mut latents = list(&all["start"]);
         let mut rng = TorchRng::new(0);
         let mut timesteps = Vec::new();
@@ -278,7 +279,7 @@ fn a_picture_is_the_same_bytes_alone_and_among_others_that_join_and_leave() {
 fn a_bad_request_is_refused_with_the_name_of_the_field() {
     let pipeline = Pipeline::load(&tiny(), "tiny").unwrap();
     let good = request("dog", 1);
-    let later = scheduler::Kind::parse("euler").unwrap();
+    let flow = scheduler::Kind::parse("flow_euler").unwrap();
     for (field, bad) in [
         (
             "width_px",
@@ -333,7 +334,7 @@ fn a_bad_request_is_refused_with_the_name_of_the_field() {
         (
             "scheduler",
             Request {
-                scheduler: Some(later),
+                scheduler: Some(flow),
                 ..good.clone()
             },
         ),

@@ -1,169 +1,158 @@
-//! The noise that a model was trained with: ᾱ per time step, and which time steps a sampler visits.
+//! The noise that a model was trained with: ᾱ per time step.
 
-use std::path::PathBuf;
-
-use super::Error;
 use crate::config::{self, Fields};
 
-/// What the model predicts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Prediction {
-    /// The noise.
-    Epsilon,
-    /// The clean latents.
-    Sample,
-    /// √ᾱ · noise − √(1 − ᾱ) · clean (Salimans and Ho 2022).
-    VPrediction,
+use super::prediction::Prediction;
+
+/// What a class takes for granted where its configuration says nothing.
+pub(super) struct Defaults {
+    start: f64,
+    end: f64,
+    schedule: &'static str,
+    /// Schedules beyond the common ones.
+    more: &'static [&'static str],
 }
 
-#[derive(Clone, Copy, Debug, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Spacing {
-    Leading,
-    Trailing,
-    Linspace,
+impl Defaults {
+    /// Of most classes: as Ho et al. trained on pixels.
+    pub(super) const PIXELS: Self = Self {
+        start: 1e-4,
+        end: 0.02,
+        schedule: "linear",
+        more: &[],
+    };
+    /// Of Heun's class.
+    pub(super) const HEUN: Self = Self {
+        start: 0.000_85,
+        end: 0.012,
+        schedule: "linear",
+        more: &["exp"],
+    };
+    /// Of the consistency model's class.
+    pub(super) const LCM: Self = Self {
+        start: 0.000_85,
+        end: 0.012,
+        schedule: "scaled_linear",
+        more: &[],
+    };
 }
 
-/// A training schedule, as `scheduler_config.json` has it.
+/// A training schedule.
 #[derive(Clone, Debug)]
-pub struct NoiseSchedule {
+pub(super) struct NoiseSchedule {
     /// ᾱ for each training time step, in f32 as PyTorch computes it.
-    pub alphas_cumprod: Vec<f32>,
+    pub(super) alphas_cumprod: Vec<f32>,
     /// What the model predicts.
-    pub prediction: Prediction,
-    /// ᾱ beyond the last step.
-    pub final_alpha_cumprod: f32,
-    /// Bound of the predicted clean latents.
-    pub clip: Option<f32>,
-    spacing: Spacing,
-    steps_offset: usize,
+    pub(super) prediction: Prediction,
+    /// Whether the last step has no signal (Lin et al. 2023).
+    ends_in_noise: bool,
+    /// Whether `beta_schedule` is the cosine one, which some classes treat on its own.
+    pub(super) is_cosine: bool,
 }
 
 impl NoiseSchedule {
-    /// Takes the fields of a schedule; `file` is named in errors.
+    /// Takes the fields of a schedule. `rescales` says whether the class knows
+    /// `rescale_betas_zero_snr`.
     ///
     /// # Errors
     /// [`config::Error`], naming the field.
-    pub(super) fn from_fields(fields: &mut Fields, file: PathBuf) -> Result<Self, config::Error> {
-        fields.only("thresholding", false)?;
-        // Of use only with thresholding, or left over from a PNDM configuration as diffusers leaves them.
-        fields.ignore(&[
-            "dynamic_thresholding_ratio",
-            "sample_max_value",
-            "skip_prk_steps",
-            "variance_type",
-        ]);
+    pub(super) fn read(
+        fields: &mut Fields,
+        defaults: &Defaults,
+        rescales: bool,
+    ) -> Result<Self, config::Error> {
         let count: usize = fields.take_or("num_train_timesteps", 1000)?;
         if count == 0 || count > 1 << 20 {
             return Err(fields.invalid("num_train_timesteps", "must be 1 to 1048576"));
         }
-        let mut betas = read_betas(fields, count)?;
-        let rescaled = fields.take_or("rescale_betas_zero_snr", false)?;
-        if rescaled {
+        let kind: String = fields.take_or("beta_schedule", defaults.schedule.to_owned())?;
+        let mut betas = read_betas(fields, defaults, &kind, count)?;
+        let ends_in_noise = rescales && fields.take_or("rescale_betas_zero_snr", false)?;
+        if ends_in_noise {
             betas = rescale_zero_terminal_snr(&betas);
         }
-        let prediction = fields.take_or("prediction_type", Prediction::Epsilon)?;
-        if rescaled && prediction == Prediction::Epsilon {
-            let reason = "cannot be epsilon with rescale_betas_zero_snr: pure noise says nothing of the picture";
-            return Err(config::Error::Invalid {
-                file,
-                field: "prediction_type".into(),
-                reason: reason.into(),
-            });
-        }
-        let alphas_cumprod = cumulative_alphas(&betas);
-        let to_one = fields.take_or("set_alpha_to_one", true)?;
-        let clip_range = fields.take_or("clip_sample_range", 1.)?;
         Ok(Self {
-            final_alpha_cumprod: if to_one { 1. } else { alphas_cumprod[0] },
-            alphas_cumprod,
-            prediction,
-            clip: fields.take_or("clip_sample", true)?.then_some(clip_range),
-            spacing: fields.take_or("timestep_spacing", Spacing::Leading)?,
-            steps_offset: fields.take_or("steps_offset", 0)?,
+            alphas_cumprod: cumulative_alphas(&betas),
+            prediction: fields.take_or("prediction_type", Prediction::Epsilon)?,
+            ends_in_noise,
+            is_cosine: kind == "squaredcos_cap_v2",
         })
     }
 
-    /// As diffusers' `StableDiffusionPipeline` changes every schedule it is given: the offset becomes 1
-    /// and clean latents are not clipped (a rule for pixels, which latents are not).
-    #[must_use]
-    pub fn for_latents(mut self) -> Self {
-        self.steps_offset = 1;
-        self.clip = None;
-        self
-    }
-
     /// Training time steps.
-    pub fn train_steps(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.alphas_cumprod.len()
     }
 
-    /// The time steps of a way of `steps` steps, from noise to picture (Lin et al. 2023, table 2).
+    /// Refuses a model that predicts noise where the last step is noise alone: the sampler would divide
+    /// by its signal, 0.
     ///
     /// # Errors
-    /// [`Error::Steps`].
-    pub fn timesteps(&self, steps: usize) -> Result<Vec<usize>, Error> {
-        let count = self.train_steps();
-        if steps == 0 || steps > count {
-            return Err(Error::Steps { steps, most: count });
+    /// [`config::Error::Invalid`].
+    pub(super) fn refuse_noise_from_noise(self, fields: &Fields) -> Result<Self, config::Error> {
+        if self.ends_in_noise && self.prediction == Prediction::Epsilon {
+            let reason = "cannot be epsilon with rescale_betas_zero_snr: pure noise says nothing of the picture";
+            return Err(fields.invalid("prediction_type", reason));
         }
-        let timesteps: Vec<usize> = match self.spacing {
-            Spacing::Leading => (0..steps)
-                .rev()
-                .map(|i| i * (count / steps) + self.steps_offset)
-                .collect(),
-            Spacing::Trailing => {
-                let ratio = count as f64 / steps as f64;
-                let at = |i| (count as f64 - ratio * i as f64).round_ties_even();
-                (0..steps).map(|i| at(i) as usize - 1).collect()
-            }
-            Spacing::Linspace if steps == 1 => vec![0],
-            Spacing::Linspace => {
-                let gap = (count - 1) as f64 / (steps - 1) as f64;
-                (0..steps)
-                    .rev()
-                    .map(|i| (gap * i as f64).round_ties_even() as usize)
-                    .collect()
-            }
-        };
-        match timesteps.iter().all(|t| *t < count) {
-            true => Ok(timesteps),
-            // A leading schedule with an offset runs over its end when it visits every step.
-            false => Err(Error::Steps {
-                steps,
-                most: count - 1,
-            }),
+        Ok(self)
+    }
+
+    /// For samplers that divide by the signal: the last step keeps the least signal that diffusers
+    /// leaves it, σ = 4096.
+    #[must_use]
+    pub(super) fn with_finite_sigmas(mut self) -> Self {
+        if let (Some(last), true) = (self.alphas_cumprod.last_mut(), self.ends_in_noise) {
+            *last = 2f32.powi(-24);
         }
+        self
+    }
+
+    /// ᾱ beyond the last step, from `set_alpha_to_one`.
+    ///
+    /// # Errors
+    /// [`config::Error`].
+    pub(super) fn read_final(
+        &self,
+        fields: &mut Fields,
+        default: bool,
+    ) -> Result<f32, config::Error> {
+        Ok(match fields.take_or("set_alpha_to_one", default)? {
+            true => 1.,
+            false => self.alphas_cumprod[0],
+        })
+    }
+
+    /// Noise over signal per time step, in f32.
+    pub(super) fn sigmas(&self) -> Vec<f32> {
+        let sigma = |alpha: &f32| ((1. - alpha) / alpha).sqrt();
+        self.alphas_cumprod.iter().map(sigma).collect()
     }
 }
 
-fn read_betas(fields: &mut Fields, count: usize) -> Result<Vec<f32>, config::Error> {
-    let (start, end): (f64, f64) = (
-        fields.take_or("beta_start", 1e-4)?,
-        fields.take_or("beta_end", 0.02)?,
-    );
-    let kind: String = fields.take_or("beta_schedule", "linear".to_owned())?;
+fn read_betas(
+    fields: &mut Fields,
+    defaults: &Defaults,
+    kind: &str,
+    count: usize,
+) -> Result<Vec<f32>, config::Error> {
+    let start: f64 = fields.take_or("beta_start", defaults.start)?;
+    let end: f64 = fields.take_or("beta_end", defaults.end)?;
     if let Some(betas) = fields.take::<Vec<f32>>("trained_betas")? {
-        return if betas.len() == count && betas.iter().all(|b| (0. ..=1.).contains(b)) {
-            Ok(betas)
-        } else {
-            Err(fields.invalid(
-                "trained_betas",
-                format!("must list {count} numbers from 0 to 1"),
-            ))
+        let reason = format!("must list {count} numbers from 0 to 1");
+        return match betas.len() == count && betas.iter().all(|b| (0. ..=1.).contains(b)) {
+            true => Ok(betas),
+            false => Err(fields.invalid("trained_betas", reason)),
         };
     }
     if !(0. < start && start <= end && end < 1.) {
         return Err(fields.invalid("beta_start", "and `beta_end` must rise within 0 to 1"));
     }
-    match kind.as_str() {
+    let square = |roots: Vec<f32>| roots.iter().map(|b| b * b).collect();
+    match kind {
         "linear" => Ok(linspace(start, end, count)),
-        "scaled_linear" => Ok(linspace(start.sqrt(), end.sqrt(), count)
-            .iter()
-            .map(|b| b * b)
-            .collect()),
-        "squaredcos_cap_v2" => Ok(cosine_betas(count)),
+        "scaled_linear" => Ok(square(linspace(start.sqrt(), end.sqrt(), count))),
+        "squaredcos_cap_v2" => Ok(betas_of(count, cosine)),
+        "exp" if defaults.more.contains(&"exp") => Ok(betas_of(count, |t| (-12. * t).exp())),
         other => {
             let offered = "linear, scaled_linear, squaredcos_cap_v2";
             Err(fields.unsupported("beta_schedule", &other.into(), offered))
@@ -178,30 +167,28 @@ fn linspace(start: f64, end: f64, count: usize) -> Vec<f32> {
         return vec![start];
     }
     let step = (end - start) / (count - 1) as f32;
-    let at = |i: usize| {
-        if i < count / 2 {
-            start + step * i as f32
-        } else {
-            end - step * (count - 1 - i) as f32
-        }
+    let at = |i: usize| match i < count / 2 {
+        true => start + step * i as f32,
+        false => end - step * (count - 1 - i) as f32,
     };
     (0..count).map(at).collect()
 }
 
-/// Nichol and Dhariwal 2021 (arXiv 2102.09672), β at most 0.999.
-fn cosine_betas(count: usize) -> Vec<f32> {
-    let alpha_bar = |t: f64| {
-        ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2)
-            .cos()
-            .powi(2)
-    };
-    let at = |i: usize| i as f64 / count as f64;
+/// ᾱ of Nichol and Dhariwal 2021 (arXiv 2102.09672), equation 17.
+fn cosine(t: f64) -> f64 {
+    let angle = (t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2;
+    angle.cos().powi(2)
+}
+
+/// β from a continuous ᾱ, at most 0.999.
+fn betas_of(count: usize, alpha_bar: impl Fn(f64) -> f64) -> Vec<f32> {
+    let at = |i: usize| alpha_bar(i as f64 / count as f64);
     (0..count)
-        .map(|i| (1. - alpha_bar(at(i + 1)) / alpha_bar(at(i))).min(0.999) as f32)
+        .map(|i| (1. - at(i + 1) / at(i)).min(0.999) as f32)
         .collect()
 }
 
-/// `torch.cumprod(1 − β)`: summed up in f64, kept in f32.
+/// `torch.cumprod(1 − β)`: multiplied in f64, kept in f32.
 fn cumulative_alphas(betas: &[f32]) -> Vec<f32> {
     let mut product = 1f64;
     betas
