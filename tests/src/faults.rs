@@ -1,5 +1,7 @@
 //! Disturbed runs of a synthesis, held against the undisturbed one.
 
+mod journal;
+
 use std::{
     collections::BTreeSet,
     fmt,
@@ -16,6 +18,7 @@ use proto::dataset::v1::Sample;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
+pub use self::journal::journal_points;
 use crate::{Redis, Service, checkout, program};
 
 /// Places at which a process can be told to end; see `dataset::store::kill_point`.

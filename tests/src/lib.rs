@@ -8,6 +8,7 @@
 )]
 
 pub mod faults;
+mod obedient_model;
 mod otlp;
 mod process;
 mod redis;

@@ -44,6 +44,7 @@ pub async fn start(
     telemetry: &Telemetry,
     stop: CancellationToken,
 ) -> Result<Handle, StartError> {
+    llm::journal::on_passage(dataset::store::kill_point::pass);
     let abilities = Abilities::load_folder(&options.abilities).map_err(Error::Abilities);
     let abilities =
         abilities.map_err(|error| StartError::Options(runtime::error::chain(&error)))?;

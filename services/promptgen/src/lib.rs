@@ -50,6 +50,7 @@ pub async fn start(
     telemetry: &Telemetry,
     stop: CancellationToken,
 ) -> Result<Handle, StartError> {
+    llm::journal::on_passage(dataset::store::kill_point::pass);
     let startup = |error: Error| StartError::Options(runtime::error::chain(&error));
     let abilities = Arc::new(
         Abilities::load_folder(&options.abilities)

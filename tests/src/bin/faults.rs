@@ -1,7 +1,7 @@
 //! Kills things in the middle of a synthesis and starts them again, until it ends; then holds the
 //! dataset against the undisturbed one: every id once, none lost, the same shards.
 //!
-//! `faults [--kills N] [--rounds N] [--full-disks N] [--demos N] [--seed N]` prints a table and ends
+//! `faults [--kills N] [--rounds N] [--journal-rounds N] [--full-disks N] [--demos N] [--seed N]` prints a table and ends
 //! with 1 when a trial differs. Programs and weights are the real ones; Redis is a redis-server of
 //! its own.
 
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use tests::faults::{Bench, Tally};
+use tests::faults::{Bench, Tally, journal_points};
 
 /// What to do how often.
 #[derive(Debug, Parser)]
@@ -22,6 +22,9 @@ struct Arguments {
     /// Times that the orchestrator ends at each named point.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
+    /// Times that it ends before and after an answer is in the journal of a language model.
+    #[arg(long, default_value_t = 3)]
+    journal_rounds: u32,
     /// Runs on a disk that fills up (needs `unshare -rm`, or root).
     #[arg(long, default_value_t = 10)]
     full_disks: u32,
@@ -40,6 +43,7 @@ fn main() -> Result<ExitCode> {
     let Arguments {
         kills,
         rounds,
+        journal_rounds,
         full_disks,
         demos,
         side_by_side,
@@ -48,6 +52,7 @@ fn main() -> Result<ExitCode> {
     let mut bench = Bench::open("recipes/tiny.toml", seed)?;
     let mut table: Vec<Tally> = bench.random_kills(kills)?;
     table.push(bench.named_points(rounds)?);
+    table.push(journal_points(journal_rounds)?);
     table.push(bench.full_disks(full_disks)?);
     if side_by_side {
         let mut strict = Bench::open("recipes/strict.toml", seed)?;

@@ -175,12 +175,14 @@ impl Error {
             | Self::Version { .. }
             | Self::Manifest { .. }
             | Self::ShardContent { .. }
+            | Self::LostShard { .. }
             | Self::ShardFormat { .. }
             | Self::ShardDecoder { .. } => true,
             Self::Storage { .. }
             | Self::Encode { .. }
             | Self::EncoderStopped { .. }
             | Self::Sample { .. }
+            | Self::OtherRound { .. }
             | Self::LostRace { .. } => false,
         }
     }
