@@ -270,7 +270,9 @@ fn journal(name: ServiceName, needs: &Needs) -> Result<Option<std::path::PathBuf
     };
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot write the folder {}", folder.display()))?;
-    Ok(Some(folder.join(format!("{name}.jsonl"))))
+    let journal = format!("{name}.jsonl");
+    crate::journals::take_over(folder, &journal)?;
+    Ok(Some(folder.join(journal)))
 }
 
 /// The image model that comes with the suite.

@@ -8,6 +8,7 @@ use super::{BadInput, Session, make_folder, run::read_recipe};
 use crate::{
     cli::SynthArgs,
     experiment::synthesize_with_progress,
+    journals,
     suite::{JOURNALS, Needs},
     synth::{Plan, Share},
 };
@@ -37,11 +38,9 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
         refuse_foreign(folder).map_err(|error| error.context(BadInput))?;
         make_folder(folder)?;
     }
-    // A journal belongs to one process.
-    let journals = out.folder().map(|out| match shard_count {
-        1 => out.join(JOURNALS),
-        _ => out.join(JOURNALS).join(format!("shard-{shard_index}")),
-    });
+    let journals = out
+        .folder()
+        .map(|out| journals::folder(out, shard_index, shard_count));
     let needs = Needs::synthesis(&recipe, journals);
     let suite = session.open(&needs).await?;
     let share = Share {
