@@ -41,7 +41,10 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     let journals = out
         .folder()
         .map(|out| journals::folder(out, shard_index, shard_count));
-    let needs = Needs::synthesis(&recipe, journals);
+    let needs = Needs {
+        shard_count,
+        ..Needs::synthesis(&recipe, journals)
+    };
     let suite = session.open(&needs).await?;
     let share = Share {
         index: shard_index,
