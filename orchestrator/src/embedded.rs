@@ -177,6 +177,7 @@ async fn start(
                     let arguments =
                         promptgen::Arguments::try_parse_from(backend_arguments(name, backend));
                     let found = arguments.map_err(not_offered)?.service();
+                    refuse_several_lists(found.keyword_count, needs.shard_count)?;
                     promptgen::Options {
                         abilities: root.join("abilities"),
                         assets: root,
@@ -256,6 +257,21 @@ fn backend_arguments(name: ServiceName, backend: &str) -> [&str; 3] {
     [name.as_str(), "--backend", backend]
 }
 
+/// Keywords that a language model lists are asked for once per process: several would order their
+/// slots by other lists, and a partition would depend on who makes it.
+#[cfg(feature = "embedded")]
+fn refuse_several_lists(keyword_count: usize, shard_count: u32) -> Result<()> {
+    if keyword_count == 0 || shard_count == 1 {
+        return Ok(());
+    }
+    let several = anyhow::anyhow!(
+        "with DIPTYCH_PROMPTGEN_KEYWORD_COUNT the language model lists keywords, and each of {shard_count} \
+         shares would get another list: start one promptgen with a --journal and name it in --endpoints \
+         of all shares, or make the dataset with --shard-count 1"
+    );
+    Err(several.context(crate::bad_input::BadInput))
+}
+
 #[cfg(feature = "embedded")]
 fn not_offered(error: clap::Error) -> anyhow::Error {
     let reason = anyhow::anyhow!("{}", error.to_string().trim());
@@ -270,7 +286,9 @@ fn journal(name: ServiceName, needs: &Needs) -> Result<Option<std::path::PathBuf
     };
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot write the folder {}", folder.display()))?;
-    Ok(Some(folder.join(format!("{name}.jsonl"))))
+    let journal = format!("{name}.jsonl");
+    crate::journals::take_over(folder, &journal)?;
+    Ok(Some(folder.join(journal)))
 }
 
 /// The image model that comes with the suite.
@@ -311,4 +329,21 @@ async fn start(
     _bytes: usize,
 ) -> Result<Handle> {
     anyhow::bail!("this build links no services; pass --endpoints {name}=URL")
+}
+
+#[cfg(all(test, feature = "embedded"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_with_a_promptgen_each_do_not_list_keywords() {
+        assert!(refuse_several_lists(0, 3).is_ok());
+        assert!(refuse_several_lists(40, 1).is_ok());
+        let refused = refuse_several_lists(40, 3).unwrap_err();
+        let refused = format!("{refused:#}");
+        assert!(
+            refused.contains("each of 3 shares") && refused.contains("--endpoints"),
+            "{refused}"
+        );
+    }
 }

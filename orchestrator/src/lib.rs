@@ -17,6 +17,7 @@ pub mod estimate;
 pub mod experiment;
 mod files;
 pub mod jobs;
+mod journals;
 mod output;
 mod progress;
 pub mod recipe;

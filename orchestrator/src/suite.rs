@@ -113,6 +113,8 @@ pub struct Needs {
     pub backends: BTreeMap<ServiceName, String>,
     /// Folder of the journals of language models that are asked in this process.
     pub journals: Option<PathBuf>,
+    /// Processes that make one dataset with services of their own each.
+    pub shard_count: u32,
 }
 
 impl Needs {
@@ -125,6 +127,7 @@ impl Needs {
             measures: false,
             backends: BTreeMap::new(),
             journals: None,
+            shard_count: 1,
         }
     }
 

@@ -5,6 +5,7 @@
 pub mod ability;
 pub mod audit;
 pub mod duplicates;
+pub mod evaluation_set;
 pub mod export;
 pub mod identity;
 pub mod image_hash;

@@ -23,7 +23,7 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
     let budget = budget.unwrap_or_default();
     let (recipe, text) = read_recipe(&recipe_path)?;
     let folder = RunFolder::new(&out);
-    if experiment::is_finished(&recipe, &folder)
+    if experiment::is_finished(&recipe, &folder, &session.assets)
         .await
         .map_err(|error| error.context(BadInput))?
     {

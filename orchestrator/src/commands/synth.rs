@@ -8,6 +8,7 @@ use super::{BadInput, Session, make_folder, run::read_recipe};
 use crate::{
     cli::SynthArgs,
     experiment::synthesize_with_progress,
+    journals,
     suite::{JOURNALS, Needs},
     synth::{self, Plan, Share},
 };
@@ -45,12 +46,13 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     };
     // A place that cannot be had, or is another recipe's, is refused before any model is loaded.
     synth::accepted(&plan, &out, share).await?;
-    // A journal belongs to one process.
-    let journals = out.folder().map(|out| match shard_count {
-        1 => out.join(JOURNALS),
-        _ => out.join(JOURNALS).join(format!("shard-{shard_index}")),
-    });
-    let needs = Needs::synthesis(&recipe, journals);
+    let journals = out
+        .folder()
+        .map(|out| journals::folder(out, shard_index, shard_count));
+    let needs = Needs {
+        shard_count,
+        ..Needs::synthesis(&recipe, journals)
+    };
     let suite = session.open(&needs).await?;
     let summary = synthesize_with_progress(&suite, &plan, &out, share, "synthesis").await;
     suite.close().await?;

@@ -51,12 +51,12 @@ pub fn run_name(run: &str, seeds: &[u64], seed: u64) -> String {
 ///
 /// # Errors
 /// The folder cannot be read, or belongs to another recipe.
-pub async fn is_finished(recipe: &Recipe, folder: &RunFolder) -> Result<bool> {
+pub async fn is_finished(recipe: &Recipe, folder: &RunFolder, assets: &Assets) -> Result<bool> {
     let Some(record) = files::read_json::<Record>(&folder.record())? else {
         return Ok(false);
     };
     record.check_same_recipe(recipe, folder)?;
-    let plan = Plan::training(recipe);
+    let plan = Plan::training(recipe).named_by_sets(assets)?;
     let last = if recipe.eval.is_some() {
         folder.scores().exists()
     } else {

@@ -1,75 +1,64 @@
 //! What evaluations show and ask: nothing that is trained on may look or read like it.
 
-use std::{collections::BTreeSet, path::Path};
-
-use anyhow::{Context as _, Result};
-use dataset::{image_hash::ImageHash, minhash::Signature};
-use serde::Deserialize;
+use anyhow::Result;
+use dataset::{
+    evaluation_set::{EvaluationSet, SetQuestion},
+    image_hash::ImageHash,
+    minhash::Signature,
+};
 
 use crate::assets::Assets;
 
 /// Pictures and questions of evaluation sets.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct EvaluationSets {
     /// Hashes of the pictures.
     pub(super) pictures: Vec<ImageHash>,
     /// Signatures of the questions, each with its first answer.
     pub(super) questions: Vec<Signature>,
+    /// Hashes of the sets that are not the suite's own.
+    pub(super) foreign_sha256s: Vec<String>,
 }
 
 impl EvaluationSets {
     /// Reads all the evaluation sets `names`; none where no set is named.
     ///
     /// # Errors
-    /// Names the set and the file that cannot be read.
+    /// Names the file that cannot be read.
     pub(super) fn read(names: &[String], assets: &Assets) -> Result<Option<Self>> {
         if names.is_empty() {
             return Ok(None);
         }
-        let mut sets = Self {
-            pictures: Vec::new(),
-            questions: Vec::new(),
-        };
+        let mut sets = Self::default();
         for name in names {
-            let read = sets.add(&assets.benchmark(name)?);
-            read.with_context(|| format!("evaluation set {name}"))?;
+            let set = EvaluationSet::read(&assets.benchmark(name)?)?;
+            sets.pictures
+                .extend(set.pictures.iter().map(|picture| picture.hash));
+            sets.questions
+                .extend(set.questions.iter().filter_map(signature));
+            if is_foreign(name) {
+                sets.foreign_sha256s.push(set.sha256);
+            }
         }
         Ok(Some(sets))
     }
-
-    fn add(&mut self, folder: &Path) -> Result<()> {
-        let path = folder.join("questions.jsonl");
-        let lines = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        // Several questions may ask about one picture.
-        let mut images = BTreeSet::new();
-        for (index, line) in lines.lines().enumerate() {
-            let Question {
-                image,
-                text,
-                answers,
-            } = serde_json::from_str(line)
-                .with_context(|| format!("{}, line {}", path.display(), index + 1))?;
-            let answer = answers.first().map_or("", String::as_str);
-            self.questions
-                .extend(Signature::of(&format!("{text} {answer}")));
-            images.insert(image);
-        }
-        for image in &images {
-            let path = folder.join(image);
-            let picture = image::open(&path);
-            let picture = picture.with_context(|| format!("cannot read {}", path.display()))?;
-            self.pictures.push(ImageHash::of(&picture.to_rgb8()));
-        }
-        Ok(())
-    }
 }
 
-#[derive(Deserialize)]
-struct Question {
-    image: String,
-    #[serde(default)]
-    text: String,
-    #[serde(default)]
-    answers: Vec<String>,
+/// Hashes of the sets among `names` that are not the suite's own.
+///
+/// # Errors
+/// Names the file that cannot be read.
+pub(super) fn foreign_sha256s(names: &[String], assets: &Assets) -> Result<Vec<String>> {
+    let foreign = names.iter().filter(|name| is_foreign(name));
+    let read = |name: &String| Ok(EvaluationSet::read(&assets.benchmark(name)?)?.sha256);
+    foreign.map(read).collect()
+}
+
+fn is_foreign(name: &str) -> bool {
+    !name.starts_with("builtin:")
+}
+
+fn signature(question: &SetQuestion) -> Option<Signature> {
+    let answer = question.answers.first().map_or("", String::as_str);
+    Signature::of(&format!("{} {answer}", question.text))
 }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     budget::Account,
-    evaluation_sets::EvaluationSets,
+    evaluation_sets::{EvaluationSets, foreign_sha256s},
     rounds::{Making, dealt},
 };
 pub use self::{
@@ -159,14 +159,35 @@ impl Plan {
         }
     }
 
-    /// The plan with the evaluation sets that its gates name, to hold its own samples against.
+    /// The plan with the evaluation sets that its gates name, to hold its own samples against, and
+    /// named as [`Plan::named_by_sets`] does.
     ///
     /// # Errors
     /// A set that cannot be read.
     pub fn with_evaluation_sets(mut self, assets: &Assets) -> Result<Self> {
         let sets = EvaluationSets::read(&self.gates.evaluation_sets, assets)?;
+        let foreign = sets.as_ref().map(|sets| sets.foreign_sha256s.as_slice());
+        self.add_to_name(foreign.unwrap_or_default());
         self.evaluation_sets = sets.map(Arc::new);
         Ok(self)
+    }
+
+    /// The plan whose hash also speaks of what the evaluation sets hold that are not the suite's own:
+    /// a folder of the same name may hold other questions another day.
+    ///
+    /// # Errors
+    /// A set that cannot be read.
+    pub fn named_by_sets(mut self, assets: &Assets) -> Result<Self> {
+        let foreign = foreign_sha256s(&self.gates.evaluation_sets, assets)?;
+        self.add_to_name(&foreign);
+        Ok(self)
+    }
+
+    fn add_to_name(&mut self, set_sha256s: &[String]) {
+        for sha256 in set_sha256s {
+            let name = format!("{} with {sha256}", self.wanted.recipe_sha256);
+            self.wanted.recipe_sha256 = dataset::identity::sha256_hex(name);
+        }
     }
 
     /// The held-out pictures of a recipe's AI-generated benchmark: other prompts, other seeds.

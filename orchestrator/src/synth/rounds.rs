@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use dataset::{
     duplicates::{self, Frozen},
     plan::Partition,
-    store::{Location, Reader, Round, Standing, Step, Writer},
+    store::{Error as StoreError, Location, Reader, Round, Standing, Step, Writer},
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -130,8 +130,14 @@ impl Making<'_> {
         let commit = self
             .writer
             .commit_with_rejected(partition, samples, rejected, tally);
-        commit.await?;
-        Ok(())
+        match commit.await {
+            // Who makes a later round is not dealt out for good, and remote answers may differ.
+            Err(lost @ StoreError::LostRace { .. }) if partition.round > 0 => {
+                tracing::warn!(%partition, "{lost}");
+                Ok(())
+            }
+            committed => Ok(committed.map(|_| ())?),
+        }
     }
 
     async fn earlier(&self, round: u32) -> Result<Arc<Frozen>> {

@@ -9,13 +9,13 @@ use super::{
     Defect,
     seen::{Key, NearPictures, Seen, key},
 };
-use crate::{image_hash::ImageHash, minhash::normal};
-use serde::Deserialize;
-use std::{
-    fs::File,
-    io::{self, BufRead as _, BufReader},
-    path::{Path, PathBuf},
+use crate::{
+    evaluation_set::{EvaluationError, EvaluationSet},
+    identity::sha256_hex,
+    image_hash::ImageHash,
+    minhash::normal,
 };
+use std::{collections::HashSet, path::Path};
 
 /// Words from which on two equal texts are no accident.
 const TELLING_WORDS: usize = 8;
@@ -25,30 +25,11 @@ const TELLING_WORDS: usize = 8;
 pub struct EvaluationSets {
     prompts: Seen,
     texts: Seen,
-    pictures: Seen,
+    /// SHA-256 of the files.
+    pictures: HashSet<String>,
     near_pictures: NearPictures,
     /// Names of the sets.
     names: Vec<String>,
-}
-
-/// Why an evaluation set cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot use the evaluation set {}: {reason}", path.display())]
-pub struct EvaluationError {
-    path: PathBuf,
-    reason: String,
-}
-
-/// A line of `questions.jsonl`; a prompt stands there in sets that others made of prompts.
-#[derive(Deserialize)]
-struct Question {
-    image: String,
-    #[serde(default)]
-    prompt: String,
-    #[serde(default)]
-    text: String,
-    #[serde(default)]
-    answers: Vec<String>,
 }
 
 impl EvaluationSets {
@@ -57,22 +38,21 @@ impl EvaluationSets {
     /// # Errors
     /// A file that cannot be read, with its line.
     pub fn add_folder(&mut self, name: &str, folder: &Path) -> Result<(), EvaluationError> {
-        let path = folder.join("questions.jsonl");
-        let failed = |path: &Path, reason: String| EvaluationError {
-            path: path.to_owned(),
-            reason,
-        };
-        let file = File::open(&path).map_err(|error| failed(&path, error.to_string()))?;
-        for (index, line) in BufReader::new(file).lines().enumerate() {
-            let line = line.map_err(|error| failed(&path, error.to_string()))?;
-            if line.trim().is_empty() {
-                continue;
+        let set = EvaluationSet::read(folder)?;
+        for question in &set.questions {
+            if let Some(key) = prompt_key(&question.prompt) {
+                self.prompts.again(key);
             }
-            let question: Question = serde_json::from_str(&line)
-                .map_err(|error| failed(&path, format!("line {}: {error}", index + 1)))?;
-            let picture = folder.join(&question.image);
-            self.add(&question, &picture)
-                .map_err(|error| failed(&picture, error.to_string()))?;
+            for text in question.answers.iter().chain([&question.text]) {
+                if let Some(key) = text_key(text) {
+                    self.texts.again(key);
+                }
+            }
+        }
+        for picture in set.pictures {
+            if self.pictures.insert(picture.sha256) {
+                self.near_pictures.add(picture.hash);
+            }
         }
         self.names.push(name.to_owned());
         Ok(())
@@ -94,23 +74,6 @@ impl EvaluationSets {
         }
     }
 
-    fn add(&mut self, question: &Question, picture: &Path) -> io::Result<()> {
-        if let Some(key) = prompt_key(&question.prompt) {
-            self.prompts.again(key);
-        }
-        for text in question.answers.iter().chain([&question.text]) {
-            if let Some(key) = text_key(text) {
-                self.texts.again(key);
-            }
-        }
-        let bytes = std::fs::read(picture)?;
-        if !self.pictures.again(key(&[&bytes])) {
-            let pixels = super::decode(&bytes).map_err(io::Error::other)?;
-            self.near_pictures.add(ImageHash::of(&pixels));
-        }
-        Ok(())
-    }
-
     pub(super) fn holds_prompt(&self, prompt: &str) -> bool {
         prompt_key(prompt).is_some_and(|key| self.prompts.holds(&key))
     }
@@ -119,8 +82,8 @@ impl EvaluationSets {
         text_key(text).is_some_and(|key| self.texts.holds(&key))
     }
 
-    pub(super) fn holds_picture(&self, key: &Key) -> bool {
-        self.pictures.holds(key)
+    pub(super) fn holds_picture(&self, file: &[u8]) -> bool {
+        self.pictures.contains(&sha256_hex(file))
     }
 
     pub(super) fn holds_near_picture(&self, hash: &ImageHash) -> bool {

@@ -15,7 +15,7 @@ mod source;
 mod words;
 
 pub use defect::{Defect, Unit};
-pub use evaluation::{EvaluationError, EvaluationSets};
+pub use evaluation::EvaluationSets;
 pub use report::{Counts, Distribution, Finding, Report};
 pub use row::{Row, RowPicture, RowPrompt};
 pub use source::{Error, Source, audit};
@@ -170,7 +170,8 @@ impl Auditor {
             }
         };
         let file = key(&[bytes]);
-        if self.evaluation.holds_picture(&file) {
+        let is_of_a_set = self.evaluation.holds_picture(bytes);
+        if is_of_a_set {
             self.note(Defect::LeakedPicture, &row.id);
         }
         if self.pictures.again(file) {
@@ -180,8 +181,7 @@ impl Auditor {
         match decode(bytes).map(|pixels| ImageHash::of(&pixels)) {
             Err(_) => self.note(Defect::BrokenPicture, &row.id),
             Ok(hash) => {
-                let is_leaked = self.evaluation.holds_near_picture(&hash)
-                    && !self.evaluation.holds_picture(&file);
+                let is_leaked = self.evaluation.holds_near_picture(&hash) && !is_of_a_set;
                 let checks = [
                     (Defect::NearRepeatedPicture, self.near_pictures.holds(&hash)),
                     (Defect::NearLeakedPicture, is_leaked),
@@ -442,7 +442,7 @@ impl Finding {
 }
 
 /// The pixels of an encoded picture, in bounded memory.
-fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
     let mut reader = reader.map_err(|error| error.to_string())?;
     let mut limits = Limits::default();
