@@ -54,7 +54,10 @@ impl Client {
     pub fn new(options: &Options) -> Result<Self, Error> {
         let model = options.model.clone().filter(|model| !model.is_empty());
         let model = model.ok_or_else(|| {
-            Error::Options("the language model has no name: give --llm-model".to_owned())
+            Error::Options(
+                "the language model has no name: give --llm-model, or set DIPTYCH_LLM_MODEL"
+                    .to_owned(),
+            )
         })?;
         let limits = Limits {
             max_concurrency: options.max_concurrency.max(1),

@@ -255,7 +255,8 @@ fn parse_url(options: &Options) -> Result<Url, Error> {
     let text = options.url.as_deref().unwrap_or_default();
     let advice = "it should look like http://127.0.0.1:8000/v1";
     if text.is_empty() {
-        let sentence = format!("no language model is named: give --llm-url, {advice}");
+        let sentence =
+            format!("no language model is named: give --llm-url, or set DIPTYCH_LLM_URL; {advice}");
         return Err(Error::Options(sentence));
     }
     // The text is not quoted before it is known to hold no password.

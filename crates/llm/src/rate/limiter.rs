@@ -5,17 +5,14 @@
 //! gives up nothing but its place.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
 use super::{bucket::Bucket, window::Window};
-use crate::Error;
+use crate::{Error, place::Place};
 
 /// The bounds that the operator sets.
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +115,8 @@ impl Limiter {
     /// # Errors
     /// A line that is full, at once.
     pub(crate) async fn acquire(&self, tokens: u64) -> Result<Permit, Error> {
-        let _place = Place::take(&self.shared)?;
+        let max_waiting = self.shared.max_waiting;
+        let _place = Place::take(&self.shared.waiting, max_waiting, "--llm-max-waiting")?;
         let _first = self.shared.first.lock().await;
         loop {
             let changed = self.shared.changed.notified();
@@ -248,26 +246,6 @@ impl Drop for Permit {
     }
 }
 
-/// A place in the line.
-struct Place<'a>(&'a Shared);
-
-impl<'a> Place<'a> {
-    fn take(shared: &'a Shared) -> Result<Self, Error> {
-        let waiting = shared.waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Self(shared);
-        if waiting >= shared.max_waiting {
-            return Err(Error::Full { waiting });
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,7 +341,7 @@ mod tests {
         assert!(futures::poll!(&mut waiting).is_pending());
         assert!(matches!(
             limiter.acquire(1).await,
-            Err(Error::Full { waiting: 1 })
+            Err(Error::Full { waiting: 1, .. })
         ));
         drop(waiting);
         let mut waiting = Box::pin(limiter.acquire(1));
