@@ -263,6 +263,21 @@ impl Error {
         }
     }
 
+    /// The error with what it quotes of an answer put through `hide`. Refusals are hidden where they
+    /// are read; these are found in answers of a good status.
+    pub(crate) fn hiding(self, hide: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Malformed { reason } => Self::Malformed {
+                reason: hide(&reason),
+            },
+            Self::Server { status, message } => Self::Server {
+                status,
+                message: hide(&message),
+            },
+            error => error,
+        }
+    }
+
     /// Whether it says that less should be asked of the server.
     pub(crate) fn is_overload(&self) -> bool {
         matches!(self, Self::Overloaded { .. } | Self::TimedOut { .. })

@@ -21,6 +21,20 @@ pub(crate) struct Limits {
     pub(crate) max_waiting: usize,
     pub(crate) requests_per_minute: Option<u64>,
     pub(crate) tokens_per_minute: Option<u64>,
+    /// The longest quiet that a server may ask for: no call would live to its end.
+    pub(crate) longest_quiet: Duration,
+    /// Quiet in the place of a longer one, so that a wrong date silences nobody for days.
+    pub(crate) usual_quiet: Duration,
+}
+
+impl Limits {
+    /// How long to keep quiet when the server asks for `asked`.
+    fn quiet(&self, asked: Option<Duration>) -> Duration {
+        match asked {
+            Some(asked) if asked > self.longest_quiet => self.usual_quiet,
+            asked => asked.unwrap_or_default(),
+        }
+    }
 }
 
 /// Lets requests start. Clones share the line.
@@ -32,7 +46,7 @@ pub(crate) struct Limiter {
 #[derive(Debug)]
 struct Shared {
     model: String,
-    max_waiting: usize,
+    limits: Limits,
     waiting: AtomicUsize,
     /// Held by the first of the line. Tokio's mutex is fair.
     first: tokio::sync::Mutex<()>,
@@ -90,7 +104,7 @@ impl Limiter {
         let bucket = |amount: Option<u64>| amount.map(|amount| Bucket::per_minute(amount, now));
         let shared = Shared {
             model: model.to_owned(),
-            max_waiting: limits.max_waiting,
+            limits,
             waiting: AtomicUsize::new(0),
             first: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
@@ -115,7 +129,7 @@ impl Limiter {
     /// # Errors
     /// A line that is full, at once.
     pub(crate) async fn acquire(&self, tokens: u64) -> Result<Permit, Error> {
-        let max_waiting = self.shared.max_waiting;
+        let max_waiting = self.shared.limits.max_waiting;
         let _place = Place::take(&self.shared.waiting, max_waiting, "--llm-max-waiting")?;
         let _first = self.shared.first.lock().await;
         loop {
@@ -231,7 +245,7 @@ impl Permit {
                 if let Some(bucket) = &mut state.tokens {
                     bucket.take(-self.reserved_tokens);
                 }
-                let quiet = Instant::now() + retry_after.unwrap_or_default();
+                let quiet = Instant::now() + self.shared.limits.quiet(retry_after);
                 state.not_before = state.not_before.max(quiet);
             }
         }
@@ -256,6 +270,8 @@ mod tests {
             max_waiting: 100,
             requests_per_minute: None,
             tokens_per_minute: None,
+            longest_quiet: Duration::from_secs(60),
+            usual_quiet: Duration::from_secs(3),
         }
     }
 
@@ -310,7 +326,12 @@ mod tests {
             "one flight cuts once: {}",
             limiter.window()
         );
-        drop(third);
+        // A day is more than any call has: the next asks after the usual while.
+        let retry_after = Some(Duration::from_secs(86_400));
+        third.finish(Outcome::Overloaded { retry_after });
+        let fourth = limiter.acquire(1).await.unwrap();
+        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+        drop(fourth);
     }
 
     #[tokio::test(start_paused = true)]
