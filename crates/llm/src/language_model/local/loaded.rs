@@ -7,7 +7,8 @@ use std::{
 };
 
 use models::language_model::{
-    Constraint, Finish, GenerationOptions, LanguageModel, Message, Prompt, Sampling, model_sha256,
+    Answer as Written, Constraint, Finish, GenerationOptions, LanguageModel, Message, Prompt,
+    Sampling, model_sha256,
 };
 use models::ops::simd::Isa;
 use sha2::{Digest as _, Sha256};
@@ -49,30 +50,8 @@ pub(super) struct Job {
 impl Loaded {
     pub(super) fn open(options: &LocalOptions, temperature: f64) -> Result<Self, Error> {
         let path = found(options.path.as_deref())?;
-        let sampling = Sampling {
-            temperature: options.temperature.unwrap_or(temperature as f32),
-            top_p: options.top_p,
-            ..Sampling::default()
-        };
-        let unusable = |source| Error::Model {
-            path: path.clone(),
-            source: Box::new(source),
-        };
-        let checked = sampling.check();
-        checked.map_err(|error| Error::Options(format!("--language-model-…: {error}")))?;
-        let model = LanguageModel::load(&path).map_err(unusable)?;
-        if !model.has_chat_template() {
-            return Err(Error::Options(format!(
-                "the model that --language-model names, {}, has no chat template; take one that was trained to converse (-Instruct, -Chat)",
-                path.display()
-            )));
-        }
-        let config = model.config();
-        let weights = Weights {
-            sha256: model_sha256(&path).map_err(unusable)?,
-            architecture: config.family.architecture(),
-            parameter_count: config.parameter_count(),
-        };
+        let sampling = sampling(options, temperature)?;
+        let (model, weights) = load(&path)?;
         let name = name(&path);
         Ok(Self {
             ledger: Ledger::new(&name, None),
@@ -138,7 +117,13 @@ impl Loaded {
             .model
             .generate(&prompt, &options, &mut |_| {}, &keep_going);
         let written = written.map_err(|error| self.failed(error))?;
-        let completion = Completion {
+        let completion = self.completion(job, written);
+        self.ledger.answered(&completion);
+        read(&job.schema, completion)
+    }
+
+    fn completion(&self, job: &Job, written: Written) -> Completion {
+        Completion {
             model: self.name.clone(),
             finish_reason: match written.finish {
                 Finish::Length => FinishReason::Length,
@@ -153,9 +138,7 @@ impl Loaded {
             cost: None,
             request_sha256: self.request_sha256(job),
             is_replayed: false,
-        };
-        self.ledger.answered(&completion);
-        read(&job.schema, completion)
+        }
     }
 
     fn constraint(&self, schema: &Schema) -> Result<Constraint, Error> {
@@ -207,6 +190,39 @@ impl Loaded {
         }
         hex(&hasher.finalize())
     }
+}
+
+fn sampling(options: &LocalOptions, temperature: f64) -> Result<Sampling, Error> {
+    let sampling = Sampling {
+        temperature: options.temperature.unwrap_or(temperature as f32),
+        top_p: options.top_p,
+        ..Sampling::default()
+    };
+    match sampling.check() {
+        Ok(()) => Ok(sampling),
+        Err(error) => Err(Error::Options(format!("--language-model-…: {error}"))),
+    }
+}
+
+fn load(path: &Path) -> Result<(LanguageModel, Weights), Error> {
+    let unusable = |source| Error::Model {
+        path: path.to_owned(),
+        source: Box::new(source),
+    };
+    let model = LanguageModel::load(path).map_err(unusable)?;
+    if !model.has_chat_template() {
+        return Err(Error::Options(format!(
+            "the model that --language-model names, {}, has no chat template; take one that was trained to converse (-Instruct, -Chat)",
+            path.display()
+        )));
+    }
+    let config = model.config();
+    let weights = Weights {
+        sha256: model_sha256(path).map_err(unusable)?,
+        architecture: config.family.architecture(),
+        parameter_count: config.parameter_count(),
+    };
+    Ok((model, weights))
 }
 
 /// The value in an answer. Decoding under a schema ends whole; what is not whole all the same is
