@@ -27,6 +27,17 @@ impl Answer {
         wire::finish_reason(&self.finish_word, self.refusal.clone())
     }
 
+    /// The answer with all its words put through `hide`.
+    pub(crate) fn hiding(self, hide: impl Fn(&str) -> String) -> Self {
+        Self {
+            text: hide(&self.text),
+            model: self.model.as_deref().map(&hide),
+            finish_word: hide(&self.finish_word),
+            refusal: self.refusal.as_deref().map(&hide),
+            usage: self.usage,
+        }
+    }
+
     /// Reads an answer that comes whole.
     pub(crate) async fn read(body: Body) -> Result<Self, Error> {
         Self::parse(&body.whole().await?)

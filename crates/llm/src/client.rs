@@ -13,6 +13,7 @@ use crate::{
     completion::{Completion, Usage},
     dialect::{Dialect, Learned},
     message::{Chat, Format},
+    options::milliseconds,
     price::{Price, Tariff},
     rate::{Limiter, Limits, Outcome, Permit},
     retry::{Attempts, Retry},
@@ -54,13 +55,18 @@ impl Client {
     pub fn new(options: &Options) -> Result<Self, Error> {
         let model = options.model.clone().filter(|model| !model.is_empty());
         let model = model.ok_or_else(|| {
-            Error::Options("the language model has no name: give --llm-model".to_owned())
+            Error::Options(
+                "the language model has no name: give --llm-model, or set DIPTYCH_LLM_MODEL"
+                    .to_owned(),
+            )
         })?;
         let limits = Limits {
             max_concurrency: options.max_concurrency.max(1),
             max_waiting: options.max_waiting,
             requests_per_minute: options.requests_per_minute,
             tokens_per_minute: options.tokens_per_minute,
+            longest_quiet: options.deadline(),
+            usual_quiet: milliseconds(options.max_delay_ms),
         };
         let price = options.price_file.as_deref();
         let price = price.map(|path| Price::load(path, &model)).transpose()?;
@@ -170,6 +176,11 @@ impl Client {
         self.0.persist(attempt).await
     }
 
+    /// Blots the key out of what a server said.
+    pub(crate) fn hide(&self, text: &str) -> String {
+        self.0.transport.hide(text)
+    }
+
     /// Enters an answer into the accounts.
     pub(crate) fn settle(&self, chat: &Chat, answer: Answer, tariff: Tariff) -> Completion {
         self.0.settle(chat, answer, tariff)
@@ -215,7 +226,10 @@ impl Inner {
                 return Err(error);
             };
             tracing::debug!(%error, ?delay, "asking the language model again");
-            last = error.to_string();
+            last = match error.retry_after() {
+                Some(asked) => format!("{error}; it wants {:.0} s of quiet", asked.as_secs_f64()),
+                None => error.to_string(),
+            };
             if Instant::now() + delay >= until {
                 return Err(self.too_late(last));
             }
@@ -237,7 +251,8 @@ impl Inner {
         let after = self.timeout;
         let what = "answer";
         let result = timeout(after, request).await;
-        result.unwrap_or(Err(Error::TimedOut { what, after }))
+        let result = result.unwrap_or(Err(Error::TimedOut { what, after }));
+        result.map_err(|error| error.hiding(|text| self.transport.hide(text)))
     }
 
     /// One attempt at a whole answer.
@@ -317,9 +332,11 @@ impl Inner {
         });
     }
 
+    /// What a server quotes of its key ends here, before an answer is kept, logged or handed on.
     fn settle(&self, chat: &Chat, answer: Answer, tariff: Tariff) -> Completion {
         /// A token has about so many bytes.
         const BYTES_PER_TOKEN: usize = 4;
+        let answer = answer.hiding(|text| self.transport.hide(text));
         let finish_reason = answer.finish_reason();
         let usage = answer.usage.unwrap_or_else(|| Usage {
             prompt_tokens: chat.estimated_tokens(),

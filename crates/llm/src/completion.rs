@@ -80,6 +80,7 @@ impl Completion {
         match &self.finish_reason {
             FinishReason::Length => Err(Error::Truncated {
                 completion: Box::new(self),
+                option: "--llm-max-tokens",
             }),
             FinishReason::Declined(reason) => Err(Error::Declined {
                 reason: reason.clone(),

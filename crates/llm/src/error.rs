@@ -1,4 +1,4 @@
-//! What can go wrong with a remote model, and what to do about it.
+//! What can go wrong with a model, and what to do about it.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -118,10 +118,12 @@ pub enum Error {
         last: String,
     },
     /// Too many calls wait for their turn.
-    #[error("{waiting} calls wait for the language model already (--llm-max-waiting)")]
+    #[error("{waiting} calls wait for the language model already ({option})")]
     Full {
         /// How many wait.
         waiting: usize,
+        /// The option that bounds them.
+        option: &'static str,
     },
     /// The connection broke in the middle of the answer.
     #[error("the answer broke off after {received_bytes} bytes: {reason}")]
@@ -145,12 +147,14 @@ pub enum Error {
     },
     /// The answer reached the bound on tokens and is not whole. It was paid for and comes along.
     #[error(
-        "the answer was cut at {} tokens; raise --llm-max-tokens, or ask for less",
+        "the answer was cut at {} tokens; raise {option}, or ask for less",
         completion.usage.completion_tokens
     )]
     Truncated {
         /// What there is.
         completion: Box<Completion>,
+        /// The option that bounds it.
+        option: &'static str,
     },
     /// The model, or a filter behind it, declined to answer.
     #[error("the language model declined to answer: {reason}")]
@@ -179,6 +183,41 @@ pub enum Error {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// The model of this machine cannot be loaded.
+    #[error(
+        "cannot load the language model that --language-model names, {}",
+        path.display()
+    )]
+    Model {
+        /// Where it lies.
+        path: PathBuf,
+        /// What is wrong, with the file.
+        source: Box<models::language_model::Error>,
+    },
+    /// The question leaves the model of this machine no room for an answer.
+    #[error(
+        "the question does not fit into the language model `{model}`: {reason}; ask for less, raise --language-model-max-tokens, or take a model with a longer context"
+    )]
+    DoesNotFit {
+        /// Name of the model.
+        model: String,
+        /// How much there is, and how much would be needed.
+        reason: String,
+    },
+    /// The model of this machine cannot answer.
+    #[error("the language model `{model}` cannot answer")]
+    Generation {
+        /// Its name.
+        model: String,
+        /// Why.
+        source: Box<models::language_model::Error>,
+    },
+    /// Nobody waits for the answer any more.
+    #[error("the caller left before the answer was whole")]
+    Left,
+    /// The thread of the model of this machine ended early.
+    #[error("the language model's thread ended")]
+    Thread(#[source] tokio::task::JoinError),
     /// A batch of the provider went wrong.
     #[error("batch {id}: {reason}")]
     Batch {
@@ -215,7 +254,27 @@ impl Error {
             | Self::Empty
             | Self::Schema { .. }
             | Self::Journal { .. }
+            | Self::Model { .. }
+            | Self::DoesNotFit { .. }
+            | Self::Generation { .. }
+            | Self::Left
+            | Self::Thread(_)
             | Self::Batch { .. } => false,
+        }
+    }
+
+    /// The error with what it quotes of an answer put through `hide`. Refusals are hidden where they
+    /// are read; these are found in answers of a good status.
+    pub(crate) fn hiding(self, hide: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Malformed { reason } => Self::Malformed {
+                reason: hide(&reason),
+            },
+            Self::Server { status, message } => Self::Server {
+                status,
+                message: hide(&message),
+            },
+            error => error,
         }
     }
 

@@ -29,7 +29,9 @@ impl AnswerStream {
         }
     }
 
-    /// What comes next of the text; `None` at its end. Cancelling the wait loses nothing.
+    /// What comes next of the text; `None` at its end. Cancelling the wait loses nothing. A key that the
+    /// server quotes in one piece is blotted out; one that it spreads over several is so in
+    /// [`finish`](Self::finish) alone.
     ///
     /// # Errors
     /// A connection that breaks, silence beyond the idle time-out, an answer that is too large.
@@ -38,7 +40,10 @@ impl AnswerStream {
         if self.permit.is_none() {
             return Ok(None);
         }
+        let client = &self.client;
         let next = self.events.next().await;
+        let next = next.map(|text| text.map(|text| client.hide(&text)));
+        let next = next.map_err(|error| error.hiding(|text| client.hide(text)));
         if let Err(error) = &next
             && let Some(permit) = self.permit.take()
         {

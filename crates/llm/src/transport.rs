@@ -2,6 +2,7 @@
 
 use std::{
     path::Path,
+    sync::{PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
@@ -35,6 +36,8 @@ pub(crate) struct Transport {
     base: String,
     model: String,
     key: KeySource,
+    /// The key that was sent last, for blotting it out of what comes back.
+    sent: RwLock<Option<Secret>>,
     idle_timeout: Duration,
     max_answer_bytes: usize,
 }
@@ -57,6 +60,7 @@ impl Transport {
             base: url.as_str().trim_end_matches('/').to_owned(),
             model: model.to_owned(),
             key,
+            sent: RwLock::new(None),
             idle_timeout: options.idle_timeout(),
             max_answer_bytes: options.max_answer_bytes,
         })
@@ -98,9 +102,9 @@ impl Transport {
     }
 
     async fn send(&self, path: &str, mut request: RequestBuilder) -> Result<Body, Error> {
-        let key = self.key.read().await?;
-        if let Some((_, header)) = &key {
-            request = request.header(AUTHORIZATION, header.clone());
+        if let Some((secret, header)) = self.key.read().await? {
+            request = request.header(AUTHORIZATION, header);
+            *self.sent.write().unwrap_or_else(PoisonError::into_inner) = Some(secret);
         }
         let response = request.send().await;
         let response = response.map_err(|error| self.sending(path, &error))?;
@@ -115,9 +119,15 @@ impl Transport {
         if status.is_success() {
             return Ok(body);
         }
-        let secret = key.map(|(secret, _)| secret);
         let text = body.refusal_text().await;
-        Err(self.refused(path, status, &headers, &hidden(&text, secret.as_ref())))
+        Err(self.refused(path, status, &headers, &self.hide(&text)))
+    }
+
+    /// What a server said, with the key blotted out.
+    pub(crate) fn hide(&self, text: &str) -> String {
+        let sent = self.sent.read().unwrap_or_else(PoisonError::into_inner);
+        let secret = sent.as_ref();
+        secret.map_or_else(|| text.to_owned(), |secret| secret.hide_in(text))
     }
 
     fn url(&self, path: &str) -> String {
@@ -247,15 +257,12 @@ impl Body {
     }
 }
 
-fn hidden(text: &str, secret: Option<&Secret>) -> String {
-    secret.map_or_else(|| text.to_owned(), |secret| secret.hide_in(text))
-}
-
 fn parse_url(options: &Options) -> Result<Url, Error> {
     let text = options.url.as_deref().unwrap_or_default();
     let advice = "it should look like http://127.0.0.1:8000/v1";
     if text.is_empty() {
-        let sentence = format!("no language model is named: give --llm-url, {advice}");
+        let sentence =
+            format!("no language model is named: give --llm-url, or set DIPTYCH_LLM_URL; {advice}");
         return Err(Error::Options(sentence));
     }
     // The text is not quoted before it is known to hold no password.
@@ -318,7 +325,8 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
     let date = httpdate::parse_http_date(text("retry-after")?).ok()?;
     // A date that is past means now.
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+    let wait = date.duration_since(SystemTime::now()).unwrap_or_default();
+    Some(wait.min(Duration::from_secs_f64(MAX_SECONDS)))
 }
 
 #[cfg(test)]
@@ -387,6 +395,9 @@ mod tests {
         assert_eq!(wait("retry-after", past), Some(Duration::ZERO));
         assert_eq!(wait("retry-after", "soon"), None);
         assert_eq!(wait("retry-after", "-1"), None);
-        assert!(wait("retry-after", "1e300").is_some());
+        let year = Duration::from_secs(365 * 24 * 3600);
+        for far in ["1e300", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            assert_eq!(wait("retry-after", far), Some(year));
+        }
     }
 }

@@ -129,11 +129,61 @@ async fn a_wait_beyond_the_deadline_is_not_waited_for() {
         .await
         .unwrap_err();
     assert!(
-        matches!(&error, Error::Deadline { last, .. } if last.contains("429")),
+        matches!(&error, Error::Deadline { last, .. } if last.contains("429") && last.contains("s of quiet")),
         "{error}"
     );
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(server.served(), 1);
+}
+
+#[tokio::test]
+async fn a_wait_beyond_the_deadline_silences_no_later_call() {
+    let quiet = || Reply::Whole(429, vec![("retry-after", "3600".to_owned())], String::new());
+    let server = Server::start(at_first(1, quiet)).await;
+    let options = Options {
+        deadline_seconds: 20,
+        ..options(&server)
+    };
+    let client = Client::new(&options).unwrap();
+    let started = Instant::now();
+    assert!(client.complete(&chat()).await.is_err());
+    assert_eq!(client.complete(&chat()).await.unwrap().text, "fine");
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_key_that_a_good_answer_quotes_is_blotted_out_of_it() {
+    const KEY: &str = "sk-very-secret";
+    let server = Server::start(|asked| match asked.number {
+        0 => answer(&format!("my key is {KEY}, yes"), 1, 1),
+        1 => Reply::Whole(200, Vec::new(), json!({"key": KEY}).to_string()),
+        _ => Reply::Whole(
+            200,
+            Vec::new(),
+            json!({"error": {"message": KEY}}).to_string(),
+        ),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    std::fs::write(&path, KEY).unwrap();
+    let options = Options {
+        key_file: Some(path),
+        max_attempts: 1,
+        ..options(&server)
+    };
+    let client = Client::new(&options).unwrap();
+    let file = folder.path().join("answers.jsonl");
+    let journal = llm::Journal::open(&file).await.unwrap();
+    let answer = client.journaled(&journal, "sample").complete(&chat()).await;
+    assert_eq!(answer.unwrap().text, "my key is [key], yes");
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert!(kept.contains("[key]") && !kept.contains(KEY), "{kept}");
+    for _ in 0..2 {
+        let error = client.complete(&chat()).await.unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains("[key]") && !shown.contains(KEY), "{shown}");
+    }
 }
 
 #[tokio::test]
@@ -307,7 +357,7 @@ async fn an_answer_that_is_not_whole_is_an_error_and_is_paid_for() {
     .await;
     let client = client(&server);
     let error = client.complete(&chat()).await.unwrap_err();
-    let Error::Truncated { completion } = &error else {
+    let Error::Truncated { completion, .. } = &error else {
         panic!("{error}");
     };
     assert_eq!(completion.text, "half a sen");

@@ -1,7 +1,6 @@
 //! What can go wrong, and what a caller can do about it.
 
 use runtime::{Kind, ServiceError};
-use std::time::Duration;
 
 /// An error of dialogue.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +78,9 @@ pub enum Error {
         /// The bound, in bytes.
         limit_bytes: usize,
     },
+    /// A local model was told to look.
+    #[error("--vision needs a model that sees: the back-end `local` reads text alone")]
+    Blind,
     /// The language model cannot be asked, or does not answer.
     #[error(transparent)]
     LanguageModel(#[from] llm::Error),
@@ -98,25 +100,7 @@ impl Error {
     /// Whether every other item of the request would fail of it too, so that the request had better
     /// end with it.
     pub(crate) fn ends_request(&self) -> bool {
-        use llm::Error as E;
-        match self {
-            Self::LanguageModel(error) => matches!(
-                error,
-                E::Options(_)
-                    | E::File { .. }
-                    | E::Http(_)
-                    | E::Unreachable { .. }
-                    | E::Untrusted { .. }
-                    | E::Unauthorized { .. }
-                    | E::OutOfCredit { .. }
-                    | E::NotFound { .. }
-                    | E::Overloaded { .. }
-                    | E::Full { .. }
-                    | E::Deadline { .. }
-                    | E::Journal { .. }
-            ),
-            _ => false,
-        }
+        matches!(self, Self::LanguageModel(error) if error.ends_request())
     }
 }
 
@@ -131,9 +115,10 @@ impl ServiceError for Error {
             | Self::TooFewQuestions { .. }
             | Self::NoPicture { .. }
             | Self::PictureNotInline { .. }
+            | Self::Blind
             | Self::Disagrees(_) => Kind::FailedPrecondition,
             Self::TooManyImages { .. } => Kind::Unimplemented,
-            Self::LanguageModel(error) => language_model_kind(error),
+            Self::LanguageModel(error) => error.kind(),
             Self::Abilities(_) | Self::Answer(_) => Kind::Internal,
         }
     }
@@ -143,69 +128,13 @@ impl ServiceError for Error {
             Self::UnknownAbility { .. } => "UNKNOWN_ABILITY",
             Self::SeveralImages { .. } | Self::TooManyImages { .. } => "SEVERAL_IMAGES",
             Self::NoPicture { .. } | Self::PictureNotInline { .. } => "NO_PICTURE",
-            Self::LanguageModel(error) => language_model_reason(error),
+            Self::LanguageModel(error) => error.reason(),
             Self::NoFacts => "NO_FACTS",
             Self::NoQuestion { .. } | Self::TooFewQuestions { .. } => "TOO_FEW_QUESTIONS",
             Self::Disagrees(_) => "DISAGREES_WITH_FACTS",
-            Self::Abilities(_) | Self::Answer(_) | Self::Field { .. } => self.kind().reason(),
-        }
-    }
-}
-
-/// Pause before the next try, where a language model that is overloaded names none.
-const OVERLOAD_PAUSE: Duration = Duration::from_secs(5);
-
-/// What a caller can do about a language model that fails.
-fn language_model_kind(error: &llm::Error) -> Kind {
-    use llm::Error as E;
-    match error {
-        // A server that stays overloaded, and a rate that is used up, end in the deadline of the call.
-        E::Overloaded { .. } | E::Full { .. } | E::Deadline { .. } => Kind::ResourceExhausted {
-            retry_after: error.retry_after().or(Some(OVERLOAD_PAUSE)),
-        },
-        E::Unreachable { .. }
-        | E::Server { .. }
-        | E::TimedOut { .. }
-        | E::Cut { .. }
-        | E::Malformed { .. } => Kind::Unavailable { retry_after: None },
-        E::Options(_)
-        | E::File { .. }
-        | E::Http(_)
-        | E::Untrusted { .. }
-        | E::Unauthorized { .. }
-        | E::OutOfCredit { .. }
-        | E::NotFound { .. }
-        | E::Refused { .. }
-        | E::TooLarge { .. }
-        | E::Truncated { .. }
-        | E::Declined { .. }
-        | E::Empty
-        | E::Schema { .. }
-        | E::Journal { .. }
-        | E::Batch { .. } => Kind::FailedPrecondition,
-    }
-}
-
-fn language_model_reason(error: &llm::Error) -> &'static str {
-    use llm::Error as E;
-    match error {
-        E::Untrusted { .. } => "LANGUAGE_MODEL_UNTRUSTED",
-        E::Unauthorized { .. } => "LANGUAGE_MODEL_REFUSED_KEY",
-        E::OutOfCredit { .. } => "LANGUAGE_MODEL_OUT_OF_CREDIT",
-        E::NotFound { .. } => "LANGUAGE_MODEL_NOT_FOUND",
-        E::Overloaded { .. } | E::Full { .. } | E::Deadline { .. } => "LANGUAGE_MODEL_OVERLOADED",
-        E::Unreachable { .. } => "LANGUAGE_MODEL_AWAY",
-        E::Server { .. } | E::TimedOut { .. } | E::Cut { .. } | E::Malformed { .. } => {
-            "LANGUAGE_MODEL_FAILED"
-        }
-        E::Declined { .. } => "LANGUAGE_MODEL_DECLINED",
-        E::Refused { .. } => "LANGUAGE_MODEL_REFUSED_REQUEST",
-        E::TooLarge { .. } | E::Truncated { .. } | E::Empty | E::Schema { .. } => {
-            "UNUSABLE_ANSWERS"
-        }
-        E::Journal { .. } => "JOURNAL_UNUSABLE",
-        E::Options(_) | E::File { .. } | E::Http(_) | E::Batch { .. } => {
-            "LANGUAGE_MODEL_MISCONFIGURED"
+            Self::Abilities(_) | Self::Answer(_) | Self::Field { .. } | Self::Blind => {
+                self.kind().reason()
+            }
         }
     }
 }

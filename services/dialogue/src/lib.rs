@@ -3,14 +3,12 @@
 //! * `service`: the gRPC adapter; requests become domain values in `request`.
 //! * `backend`: who writes; `grammar` asks and answers by the ability's templates, `author` has a
 //!   language model write by a plan.
-//! * `language_model`: the seam to language models, and the remote one.
 //! * `queue`: what waits, as a gauge.
 //! * `check`, `lexicon`: what a conversation claims, held against the facts.
 
 mod backend;
 mod check;
 mod error;
-mod language_model;
 mod lexicon;
 mod options;
 mod queue;
@@ -23,7 +21,7 @@ pub use options::{Arguments, Backend, Options};
 use backend::{DialogueWriter, author::Author, grammar::Grammar};
 use check::Checker;
 use dataset::ability::Abilities;
-use language_model::Remote;
+use llm::{LanguageModel, Local, Remote};
 use proto::dialogue::v1::dialogue_service_server::DialogueServiceServer;
 use runtime::{Handle, Listener, Service, StartError, Telemetry, serve};
 use service::Dialogue;
@@ -74,17 +72,19 @@ async fn writer(
     checker: &Arc<Checker>,
 ) -> Result<Arc<dyn DialogueWriter>, Error> {
     let (abilities, checker) = (Arc::clone(abilities), Arc::clone(checker));
-    match options.backend {
-        Backend::Grammar => Ok(Arc::new(Grammar::new(abilities, checker))),
+    let model: Arc<dyn LanguageModel> = match options.backend {
+        Backend::Grammar => return Ok(Arc::new(Grammar::new(abilities, checker))),
         Backend::Openai => {
             let journal = options.journal.as_deref();
-            let model = Remote::open(&options.llm, journal, TEMPERATURE).await?;
-            Ok(Arc::new(Author {
-                abilities,
-                checker,
-                model: Arc::new(model),
-                is_looking: options.vision,
-            }))
+            Arc::new(Remote::open(&options.llm, journal, TEMPERATURE).await?)
         }
-    }
+        Backend::Local if options.vision => return Err(Error::Blind),
+        Backend::Local => Arc::new(Local::open(&options.local, TEMPERATURE).await?),
+    };
+    Ok(Arc::new(Author {
+        abilities,
+        checker,
+        model,
+        is_looking: options.vision,
+    }))
 }

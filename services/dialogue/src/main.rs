@@ -6,6 +6,7 @@ use clap::Parser as _;
 use runtime::{Listener, Telemetry, stop_signal};
 
 fn main() -> ExitCode {
+    models::threads::init();
     let arguments = dialogue::Arguments::parse();
     runtime::run(async {
         let telemetry = Telemetry::start(&arguments.telemetry, "dialogue")?;

@@ -12,7 +12,8 @@ use std::path::PathBuf;
     about = "Writes conversations about images and checks them",
     after_help = "Examples:
   dialogue --abilities ./abilities --listen 127.0.0.1:50053
-  dialogue --backend openai --vision --llm-url http://127.0.0.1:8000/v1 --llm-model qwen3-vl-8b --journal dialogues.jsonl"
+  dialogue --backend openai --vision --llm-url http://127.0.0.1:8000/v1 --llm-model qwen3-vl-8b --journal dialogues.jsonl
+  dialogue --backend local --language-model models/qwen3-4b-q4_k_m.gguf"
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -48,6 +49,9 @@ pub struct Options {
     /// The language model of the back-end `openai`.
     #[command(flatten)]
     pub llm: llm::Options,
+    /// The language model of the back-end `local`.
+    #[command(flatten)]
+    pub local: llm::LocalOptions,
     /// Largest message that this service's methods take or give, in bytes.
     #[arg(skip = MAX_MESSAGE_BYTES)]
     pub max_message_bytes: usize,
@@ -60,6 +64,8 @@ pub enum Backend {
     Grammar,
     /// A language model behind any OpenAI-compatible server; see --llm-url and --llm-model.
     Openai,
+    /// A language model in this process; see --language-model.
+    Local,
 }
 
 const MAX_ITEMS: usize = 4096;
@@ -85,6 +91,7 @@ impl Options {
             vision: false,
             journal: None,
             llm: llm::Options::default(),
+            local: llm::LocalOptions::default(),
             max_message_bytes: MAX_MESSAGE_BYTES,
         }
     }

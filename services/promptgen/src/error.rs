@@ -2,7 +2,7 @@
 
 use dataset::ability::StyleWeightsError;
 use runtime::{Kind, ServiceError};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 /// An error of promptgen.
 #[derive(Debug, thiserror::Error)]
@@ -106,23 +106,8 @@ impl Error {
     /// Whether every other item of the request would fail of it too, so that the request had better
     /// end with it.
     pub(crate) fn ends_request(&self) -> bool {
-        use llm::Error as E;
         match self {
-            Self::LanguageModel(error) => matches!(
-                error,
-                E::Options(_)
-                    | E::File { .. }
-                    | E::Http(_)
-                    | E::Unreachable { .. }
-                    | E::Untrusted { .. }
-                    | E::Unauthorized { .. }
-                    | E::OutOfCredit { .. }
-                    | E::NotFound { .. }
-                    | E::Overloaded { .. }
-                    | E::Full { .. }
-                    | E::Deadline { .. }
-                    | E::Journal { .. }
-            ),
+            Self::LanguageModel(error) => error.ends_request(),
             Self::Shared(error) => error.ends_request(),
             _ => false,
         }
@@ -138,7 +123,7 @@ impl ServiceError for Error {
             Self::Exhausted { .. } | Self::Unusable { .. } | Self::KeywordsWithoutJournal => {
                 Kind::FailedPrecondition
             }
-            Self::LanguageModel(error) => language_model_kind(error),
+            Self::LanguageModel(error) => error.kind(),
             Self::NoEmbeddingModel => Kind::Unimplemented,
             Self::Shared(error) => error.kind(),
             Self::Abilities(_)
@@ -157,67 +142,9 @@ impl ServiceError for Error {
             Self::Exhausted { .. } => "PROMPTS_EXHAUSTED",
             Self::NoEmbeddingModel => "NO_EMBEDDING_MODEL",
             Self::Unusable { .. } => "UNUSABLE_ANSWERS",
-            Self::LanguageModel(error) => language_model_reason(error),
+            Self::LanguageModel(error) => error.reason(),
             Self::Shared(error) => error.reason(),
             _ => self.kind().reason(),
-        }
-    }
-}
-
-/// Pause before the next try, where a language model that is overloaded names none.
-const OVERLOAD_PAUSE: Duration = Duration::from_secs(5);
-
-/// What a caller can do about a language model that fails.
-fn language_model_kind(error: &llm::Error) -> Kind {
-    use llm::Error as E;
-    match error {
-        // A server that stays overloaded, and a rate that is used up, end in the deadline of the call.
-        E::Overloaded { .. } | E::Full { .. } | E::Deadline { .. } => Kind::ResourceExhausted {
-            retry_after: error.retry_after().or(Some(OVERLOAD_PAUSE)),
-        },
-        E::Unreachable { .. }
-        | E::Server { .. }
-        | E::TimedOut { .. }
-        | E::Cut { .. }
-        | E::Malformed { .. } => Kind::Unavailable { retry_after: None },
-        E::Options(_)
-        | E::File { .. }
-        | E::Http(_)
-        | E::Untrusted { .. }
-        | E::Unauthorized { .. }
-        | E::OutOfCredit { .. }
-        | E::NotFound { .. }
-        | E::Refused { .. }
-        | E::TooLarge { .. }
-        | E::Truncated { .. }
-        | E::Declined { .. }
-        | E::Empty
-        | E::Schema { .. }
-        | E::Journal { .. }
-        | E::Batch { .. } => Kind::FailedPrecondition,
-    }
-}
-
-fn language_model_reason(error: &llm::Error) -> &'static str {
-    use llm::Error as E;
-    match error {
-        E::Untrusted { .. } => "LANGUAGE_MODEL_UNTRUSTED",
-        E::Unauthorized { .. } => "LANGUAGE_MODEL_REFUSED_KEY",
-        E::OutOfCredit { .. } => "LANGUAGE_MODEL_OUT_OF_CREDIT",
-        E::NotFound { .. } => "LANGUAGE_MODEL_NOT_FOUND",
-        E::Overloaded { .. } | E::Full { .. } | E::Deadline { .. } => "LANGUAGE_MODEL_OVERLOADED",
-        E::Unreachable { .. } => "LANGUAGE_MODEL_AWAY",
-        E::Server { .. } | E::TimedOut { .. } | E::Cut { .. } | E::Malformed { .. } => {
-            "LANGUAGE_MODEL_FAILED"
-        }
-        E::Declined { .. } => "LANGUAGE_MODEL_DECLINED",
-        E::Refused { .. } => "LANGUAGE_MODEL_REFUSED_REQUEST",
-        E::TooLarge { .. } | E::Truncated { .. } | E::Empty | E::Schema { .. } => {
-            "UNUSABLE_ANSWERS"
-        }
-        E::Journal { .. } => "JOURNAL_UNUSABLE",
-        E::Options(_) | E::File { .. } | E::Http(_) | E::Batch { .. } => {
-            "LANGUAGE_MODEL_MISCONFIGURED"
         }
     }
 }

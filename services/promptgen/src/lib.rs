@@ -3,7 +3,6 @@
 //! * `service`, `embedding_service`: the gRPC adapters; requests become domain values there.
 //! * `backend`: who writes the prompts; `grammar` draws them from the ability's file, `author` asks a
 //!   language model.
-//! * `language_model`: the seam to language models, and the remote one.
 //! * `embedding`: the text tower of a CLIP checkpoint.
 //! * `memo`: both through the cache.
 
@@ -11,7 +10,6 @@ mod backend;
 mod embedding;
 mod embedding_service;
 mod error;
-mod language_model;
 mod memo;
 mod options;
 mod request;
@@ -24,7 +22,7 @@ use backend::{PromptWriter, author::Author, grammar::Grammar};
 use dataset::ability::Abilities;
 use embedding::Embedder;
 use embedding_service::Embedding;
-use language_model::Remote;
+use llm::{LanguageModel, Local, Remote};
 use memo::Memo;
 use proto::promptgen::v1::{
     promptgen_service_server::PromptgenServiceServer,
@@ -98,16 +96,17 @@ async fn writer(
     abilities: &Arc<Abilities>,
 ) -> Result<Arc<dyn PromptWriter>, Error> {
     let abilities = Arc::clone(abilities);
-    match options.backend {
-        Backend::Grammar => Ok(Arc::new(Grammar::new(abilities))),
+    let model: Arc<dyn LanguageModel> = match options.backend {
+        Backend::Grammar => return Ok(Arc::new(Grammar::new(abilities))),
         Backend::Openai => {
             let journal = options.journal.as_deref();
             if options.keyword_count > 0 && journal.is_none() {
                 return Err(Error::KeywordsWithoutJournal);
             }
-            let model = Remote::open(&options.llm, journal, TEMPERATURE).await?;
-            let author = Author::new(abilities, Arc::new(model), options.keyword_count)?;
-            Ok(Arc::new(author))
+            Arc::new(Remote::open(&options.llm, journal, TEMPERATURE).await?)
         }
-    }
+        Backend::Local => Arc::new(Local::open(&options.local, TEMPERATURE).await?),
+    };
+    let author = Author::new(abilities, model, options.keyword_count)?;
+    Ok(Arc::new(author))
 }

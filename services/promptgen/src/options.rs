@@ -12,7 +12,8 @@ use std::path::PathBuf;
     about = "Writes text-to-image prompts for an ability",
     after_help = "Examples:
   promptgen --abilities ./abilities --listen 127.0.0.1:50051
-  promptgen --backend openai --llm-url http://127.0.0.1:8000/v1 --llm-model qwen3-8b --journal prompts.jsonl"
+  promptgen --backend openai --llm-url http://127.0.0.1:8000/v1 --llm-model qwen3-8b --journal prompts.jsonl
+  promptgen --backend local --language-model models/qwen3-4b-q4_k_m.gguf"
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -52,12 +53,15 @@ pub struct Options {
     #[arg(long, env = "DIPTYCH_PROMPTGEN_JOURNAL", value_name = "FILE")]
     pub journal: Option<PathBuf>,
     /// Keywords that an ability should have; the language model is asked once per recipe seed for what
-    /// its file lacks, and needs --journal for that. 0 means those of the file.
+    /// its file lacks; a remote one needs --journal for that. 0 means those of the file.
     #[arg(long, env = "DIPTYCH_PROMPTGEN_KEYWORD_COUNT", default_value_t = 0, value_parser = keyword_count, value_name = "COUNT")]
     pub keyword_count: usize,
     /// The language model of the back-end `openai`.
     #[command(flatten)]
     pub llm: llm::Options,
+    /// The language model of the back-end `local`.
+    #[command(flatten)]
+    pub local: llm::LocalOptions,
     /// The cache of prompts and embeddings.
     #[command(flatten)]
     pub cache: CacheOptions,
@@ -70,6 +74,8 @@ pub enum Backend {
     Grammar,
     /// A language model behind any OpenAI-compatible server; see --llm-url and --llm-model.
     Openai,
+    /// A language model in this process; see --language-model.
+    Local,
 }
 
 const EMBEDDING_MODEL: &str = "builtin:nano-clip";
@@ -101,6 +107,7 @@ impl Options {
             journal: None,
             keyword_count: 0,
             llm: llm::Options::default(),
+            local: llm::LocalOptions::default(),
             cache: CacheOptions::default(),
         }
     }

@@ -5,17 +5,14 @@
 //! gives up nothing but its place.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
 use super::{bucket::Bucket, window::Window};
-use crate::Error;
+use crate::{Error, place::Place};
 
 /// The bounds that the operator sets.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +21,20 @@ pub(crate) struct Limits {
     pub(crate) max_waiting: usize,
     pub(crate) requests_per_minute: Option<u64>,
     pub(crate) tokens_per_minute: Option<u64>,
+    /// The longest quiet that a server may ask for: no call would live to its end.
+    pub(crate) longest_quiet: Duration,
+    /// Quiet in the place of a longer one, so that a wrong date silences nobody for days.
+    pub(crate) usual_quiet: Duration,
+}
+
+impl Limits {
+    /// How long to keep quiet when the server asks for `asked`.
+    fn quiet(&self, asked: Option<Duration>) -> Duration {
+        match asked {
+            Some(asked) if asked > self.longest_quiet => self.usual_quiet,
+            asked => asked.unwrap_or_default(),
+        }
+    }
 }
 
 /// Lets requests start. Clones share the line.
@@ -35,7 +46,7 @@ pub(crate) struct Limiter {
 #[derive(Debug)]
 struct Shared {
     model: String,
-    max_waiting: usize,
+    limits: Limits,
     waiting: AtomicUsize,
     /// Held by the first of the line. Tokio's mutex is fair.
     first: tokio::sync::Mutex<()>,
@@ -93,7 +104,7 @@ impl Limiter {
         let bucket = |amount: Option<u64>| amount.map(|amount| Bucket::per_minute(amount, now));
         let shared = Shared {
             model: model.to_owned(),
-            max_waiting: limits.max_waiting,
+            limits,
             waiting: AtomicUsize::new(0),
             first: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
@@ -118,7 +129,8 @@ impl Limiter {
     /// # Errors
     /// A line that is full, at once.
     pub(crate) async fn acquire(&self, tokens: u64) -> Result<Permit, Error> {
-        let _place = Place::take(&self.shared)?;
+        let max_waiting = self.shared.limits.max_waiting;
+        let _place = Place::take(&self.shared.waiting, max_waiting, "--llm-max-waiting")?;
         let _first = self.shared.first.lock().await;
         loop {
             let changed = self.shared.changed.notified();
@@ -233,7 +245,7 @@ impl Permit {
                 if let Some(bucket) = &mut state.tokens {
                     bucket.take(-self.reserved_tokens);
                 }
-                let quiet = Instant::now() + retry_after.unwrap_or_default();
+                let quiet = Instant::now() + self.shared.limits.quiet(retry_after);
                 state.not_before = state.not_before.max(quiet);
             }
         }
@@ -248,26 +260,6 @@ impl Drop for Permit {
     }
 }
 
-/// A place in the line.
-struct Place<'a>(&'a Shared);
-
-impl<'a> Place<'a> {
-    fn take(shared: &'a Shared) -> Result<Self, Error> {
-        let waiting = shared.waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Self(shared);
-        if waiting >= shared.max_waiting {
-            return Err(Error::Full { waiting });
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,6 +270,8 @@ mod tests {
             max_waiting: 100,
             requests_per_minute: None,
             tokens_per_minute: None,
+            longest_quiet: Duration::from_secs(60),
+            usual_quiet: Duration::from_secs(3),
         }
     }
 
@@ -332,7 +326,12 @@ mod tests {
             "one flight cuts once: {}",
             limiter.window()
         );
-        drop(third);
+        // A day is more than any call has: the next asks after the usual while.
+        let retry_after = Some(Duration::from_secs(86_400));
+        third.finish(Outcome::Overloaded { retry_after });
+        let fourth = limiter.acquire(1).await.unwrap();
+        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+        drop(fourth);
     }
 
     #[tokio::test(start_paused = true)]
@@ -363,7 +362,7 @@ mod tests {
         assert!(futures::poll!(&mut waiting).is_pending());
         assert!(matches!(
             limiter.acquire(1).await,
-            Err(Error::Full { waiting: 1 })
+            Err(Error::Full { waiting: 1, .. })
         ));
         drop(waiting);
         let mut waiting = Box::pin(limiter.acquire(1));

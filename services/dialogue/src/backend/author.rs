@@ -10,12 +10,14 @@ use super::{DialogueWriter, grammar::unknown_ability};
 use crate::{
     check::Checker,
     error::Error,
-    language_model::{Answer, LanguageModel, Question, Spent},
     request::{Item, Style},
 };
 use dataset::ability::{Abilities, Ability, Draws};
 use draft::Draft;
-use llm::{Message, Picture};
+use llm::{
+    LanguageModel, Message, Picture, Question,
+    language_model::{Answer, Spent},
+};
 use plan::Round;
 use proto::dataset::v1::{
     Conversation, ModelInfo, Prompt, Provenance, QuestionKind, Turn, image::Content,
@@ -56,9 +58,18 @@ impl DialogueWriter for Author {
     }
 
     fn model(&self) -> Option<ModelInfo> {
-        Some(ModelInfo {
+        let named = ModelInfo {
             name: self.model.name().to_owned(),
             ..ModelInfo::default()
+        };
+        Some(match self.model.weights() {
+            None => named,
+            Some(weights) => ModelInfo {
+                sha256: weights.sha256.clone(),
+                architecture: weights.architecture.to_owned(),
+                parameter_count: weights.parameter_count,
+                ..named
+            },
         })
     }
 
@@ -72,7 +83,7 @@ impl DialogueWriter for Author {
     }
 
     async fn warm_up(&self) -> Result<(), Error> {
-        self.model.warm_up().await
+        Ok(self.model.warm_up().await?)
     }
 
     async fn write(&self, item: &Item, style: &Style) -> Result<Conversation, Error> {
@@ -152,7 +163,7 @@ impl Author {
         mut messages: Vec<Message>,
         sampling_seed: u64,
     ) -> Result<Written, Error> {
-        let schema = brief::schema(plan.len())?;
+        let schema = brief::schema(plan)?;
         let mut spent = Spent::default();
         let mut corrections = 0;
         loop {
@@ -236,12 +247,14 @@ impl Author {
         if self.is_looking {
             parents.extend(item.images.iter().map(|image| image.sha256.clone()));
         }
+        let weights = self.model.weights();
         Provenance {
             producer: format!("dialogue/{}", self.model.backend()),
             code_version: env!("CARGO_PKG_VERSION").to_owned(),
             model: written.spent.model.clone(),
+            model_sha256: weights.map_or_else(String::new, |weights| weights.sha256.clone()),
             seed: style.seed,
-            seeded: false,
+            seeded: self.model.is_seeded(),
             parameters: parameters.into_iter().collect(),
             parent_sha256: parents,
             ..Provenance::default()

@@ -8,6 +8,10 @@
 
 mod author;
 mod checking;
+mod local;
+#[path = "../../../../crates/llm/tests/model_server/mod.rs"]
 mod model_server;
 mod stage;
+#[path = "../../../../crates/llm/tests/tiny_model/mod.rs"]
+mod tiny_model;
 mod writing;

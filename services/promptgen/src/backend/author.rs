@@ -10,13 +10,15 @@ mod place;
 use super::{Prepared, PromptWriter, grammar::unknown_ability};
 use crate::{
     error::Error,
-    language_model::{Answer, LanguageModel, Question, Spent},
     request::{Item, Wanted},
 };
 use dataset::ability::{Abilities, Ability, Draw, Draws, Split};
 use draft::{Draft, Order};
 use keywords::Keywords;
-use llm::{Message, Schema};
+use llm::{
+    LanguageModel, Message, Question, Schema,
+    language_model::{Answer, Spent},
+};
 use place::{Place, Places};
 use proto::dataset::v1::{Facts, ModelInfo, Prompt, Provenance};
 use std::{collections::BTreeMap, sync::Arc};
@@ -63,9 +65,18 @@ impl PromptWriter for Author {
     }
 
     fn model(&self) -> Option<ModelInfo> {
-        Some(ModelInfo {
+        let named = ModelInfo {
             name: self.model.name().to_owned(),
             ..ModelInfo::default()
+        };
+        Some(match self.model.weights() {
+            None => named,
+            Some(weights) => ModelInfo {
+                sha256: weights.sha256.clone(),
+                architecture: weights.architecture.to_owned(),
+                parameter_count: weights.parameter_count,
+                ..named
+            },
         })
     }
 
@@ -74,7 +85,7 @@ impl PromptWriter for Author {
     }
 
     async fn warm_up(&self) -> Result<(), Error> {
-        self.model.warm_up().await
+        Ok(self.model.warm_up().await?)
     }
 
     fn fingerprint(&self, wanted: &Wanted) -> Result<String, Error> {
@@ -256,12 +267,14 @@ impl Writer {
         ]);
         let own = own.into_iter();
         parameters.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        let weights = self.model.weights();
         Provenance {
             producer: format!("promptgen/{}", self.model.backend()),
             code_version: env!("CARGO_PKG_VERSION").to_owned(),
             model: written.spent.model.clone(),
+            model_sha256: weights.map_or_else(String::new, |weights| weights.sha256.clone()),
             seed: self.wanted.seed,
-            seeded: false,
+            seeded: self.model.is_seeded(),
             parameters: parameters.into_iter().collect(),
             parent_sha256: vec![self.ability.sha256().to_owned()],
             ..Provenance::default()

@@ -3,17 +3,16 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use promptgen::{Backend, Options, start};
+use promptgen::{Backend, Options};
 use proto::dataset::v1::PromptSyntax;
 use proto::promptgen::v1::{GeneratePromptsRequest, GetCapabilitiesRequest, PromptSplit};
-use runtime::{Listener, Telemetry, error::retry_after, options::ListenOptions};
+use runtime::error::retry_after;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::{
     model_server::{Asked, ModelServer, Reply, says},
-    stage::{ask, items, options, prompts, request, serve},
+    stage::{ask, items, options, prompts, request, serve, start_failure},
 };
 
 fn openai(server: &ModelServer) -> Options {
@@ -267,18 +266,7 @@ async fn keywords_that_the_file_lacks_are_asked_for_once_and_get_their_share() {
         journal: None,
         ..options
     };
-    assert!(failure_of(without).await.contains("--journal"));
-}
-
-/// Why a service does not start.
-async fn failure_of(options: Options) -> String {
-    let listener = Listener::bind(&ListenOptions::default(), 0).await.unwrap();
-    let telemetry = Telemetry::silent("promptgen");
-    let started = start(options, listener, &telemetry, CancellationToken::new()).await;
-    match started {
-        Err(error) => error.to_string(),
-        Ok(mut handle) => handle.ready().await.unwrap_err().to_string(),
-    }
+    assert!(start_failure(without).await.contains("--journal"));
 }
 
 #[tokio::test]
@@ -290,17 +278,17 @@ async fn the_service_waits_for_its_model_and_does_not_start_without_its_key_or_m
 
     let mut keyless = openai(&server);
     keyless.llm.key_env = Some("DIPTYCH_TEST_KEY_THAT_NOBODY_SETS".to_owned());
-    let failure = failure_of(keyless).await;
+    let failure = start_failure(keyless).await;
     assert!(
         failure.contains("DIPTYCH_TEST_KEY_THAT_NOBODY_SETS"),
         "{failure}"
     );
     let mut nameless = openai(&server);
     nameless.llm.model = None;
-    assert!(failure_of(nameless).await.contains("--llm-model"));
+    assert!(start_failure(nameless).await.contains("--llm-model"));
     let refusing = ModelServer::start(|_| (404, "no such model".to_owned())).await;
     let mut unknown = openai(&refusing);
     unknown.llm.model = Some("other".to_owned());
-    let failure = failure_of(unknown).await;
+    let failure = start_failure(unknown).await;
     assert!(failure.contains("other"), "{failure}");
 }

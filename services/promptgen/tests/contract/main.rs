@@ -8,6 +8,10 @@
 mod abilities;
 mod author;
 mod embedding;
+mod local;
+#[path = "../../../../crates/llm/tests/model_server/mod.rs"]
 mod model_server;
 mod prompts;
 mod stage;
+#[path = "../../../../crates/llm/tests/tiny_model/mod.rs"]
+mod tiny_model;

@@ -32,6 +32,17 @@ pub(crate) async fn serve(options: Options) -> (Handle, Client) {
     (handle, client)
 }
 
+/// Why a service does not start.
+pub(crate) async fn start_failure(options: Options) -> String {
+    let listener = Listener::bind(&ListenOptions::default(), 0).await.unwrap();
+    let telemetry = Telemetry::silent("promptgen");
+    let started = start(options, listener, &telemetry, CancellationToken::new()).await;
+    match started {
+        Err(error) => error.to_string(),
+        Ok(mut handle) => handle.ready().await.unwrap_err().to_string(),
+    }
+}
+
 pub(crate) fn items(slots: Range<u64>, attempt: u32) -> Vec<PromptItem> {
     slots
         .map(|slot| PromptItem {

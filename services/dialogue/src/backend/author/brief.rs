@@ -7,7 +7,7 @@ use llm::{Message, Picture, Schema};
 use proto::dataset::v1::{Ability as Told, DialogueExample, Facts, Prompt, QuestionKind, Subject};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 const DIALOGUE: &str = include_str!("../instructions/dialogue.md");
 const SEVERAL: &str = include_str!("../instructions/several.md");
@@ -181,13 +181,12 @@ fn filled(text: &str, values: &[(&str, &str)]) -> String {
     filled
 }
 
-/// The form of an answer with so many rounds.
-pub(super) fn schema(round_count: usize) -> Result<Arc<Schema>, Error> {
+/// The form of an answer to a plan: so many rounds, of no other kinds.
+pub(super) fn schema(plan: &[Round]) -> Result<Arc<Schema>, Error> {
     let text = json!({"type": "string", "minLength": 1});
-    let kinds: Vec<_> = (1..)
-        .map_while(|number| QuestionKind::try_from(number).ok())
-        .map(kind_name)
-        .collect();
+    let round_count = plan.len();
+    let kinds: BTreeSet<_> = plan.iter().map(|round| round.kind).collect();
+    let kinds: Vec<_> = kinds.into_iter().map(kind_name).collect();
     let turn = json!({
         "type": "object",
         "properties": {

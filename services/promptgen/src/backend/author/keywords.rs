@@ -2,12 +2,9 @@
 //! recipe's seed: the order of slots rests on it.
 
 use super::{SEEDS, brief, correction};
-use crate::{
-    error::Error,
-    language_model::{LanguageModel, Question},
-};
+use crate::error::Error;
 use dataset::ability::{Ability, Draws};
-use llm::Schema;
+use llm::{LanguageModel, Question, Schema};
 use serde::Deserialize;
 use std::{
     collections::{BTreeSet, HashMap},

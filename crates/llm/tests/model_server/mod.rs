@@ -1,4 +1,5 @@
-//! A chat-completions server over a real socket that answers as a test tells it.
+//! A chat-completions server over a real socket that answers as a test tells it. The tests of services
+//! take this file in by its path: it is nobody's interface.
 
 use std::sync::{
     Arc,
