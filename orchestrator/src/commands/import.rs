@@ -61,7 +61,9 @@ fn source(args: &ImportArgs) -> Source {
                 false => args.input.clone(),
             };
             let beside = || {
-                let folder = json.parent().unwrap_or(Path::new(".")).to_path_buf();
+                // The parent of a bare file name is no folder that can be opened.
+                let folder = json.parent().filter(|folder| *folder != Path::new(""));
+                let folder = folder.unwrap_or(Path::new(".")).to_path_buf();
                 let images = folder.join("images");
                 if images.is_dir() { images } else { folder }
             };

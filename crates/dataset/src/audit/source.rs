@@ -60,7 +60,8 @@ impl Source {
             return Ok(Self::StableLlava(files));
         }
         let json = files.into_iter().next().unwrap_or(json);
-        let folder = json.parent().unwrap_or(Path::new(".")).to_path_buf();
+        let folder = json.parent().filter(|folder| *folder != Path::new(""));
+        let folder = folder.unwrap_or(Path::new(".")).to_path_buf();
         let beside = match folder.join("images") {
             images if images.is_dir() => images,
             _ => folder,
