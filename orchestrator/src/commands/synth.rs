@@ -7,7 +7,7 @@ use crate::{
     cli::SynthArgs,
     experiment::synthesize_with_progress,
     suite::{JOURNALS, Needs},
-    synth::{Plan, Share},
+    synth::{self, Plan, Share},
 };
 
 pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
@@ -45,7 +45,11 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
         count: shard_count,
         budget: budget.unwrap_or_default(),
     };
-    let summary = synthesize_with_progress(&suite, &plan, &out, share, "synthesis").await;
+    let summary = async {
+        synth::check(&suite, &recipe).await?;
+        synthesize_with_progress(&suite, &plan, &out, share, "synthesis").await
+    }
+    .await;
     suite.close().await?;
     let summary = summary?;
     let sentence = format!(

@@ -5,6 +5,7 @@ mod evaluation_sets;
 pub mod gates;
 mod partition;
 mod stages;
+mod terms;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,6 +19,7 @@ use proto::promptgen::v1::PromptSplit;
 use serde::{Deserialize, Serialize};
 
 pub use self::budget::{Budget, MalformedBudget};
+pub use self::terms::check;
 use self::{budget::Account, evaluation_sets::EvaluationSets, partition::Outcome};
 use crate::{
     assets::Assets,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use dataset::{identity::SampleId, minhash::Signature};
 use proto::{
-    dataset::v1::Prompt,
+    dataset::v1::{GateResult, Prompt},
     promptgen::v1::{GeneratePromptsRequest, PromptItem},
 };
 
@@ -24,49 +24,50 @@ impl Work<'_> {
         let mut prompts = self.keep(prompts);
         let mut drafts = Vec::new();
         for &(slot, id) in ids {
-            drafts.extend(prompts.remove(&id.to_string()).map(|prompt| Draft {
+            let own =
+                (0..self.picture_count).map(|index| prompts.remove(&id.picture(index).to_string()));
+            // The prompts of a sample stand or fall together.
+            let Some(own) = own.collect::<Option<Vec<Prompt>>>() else {
+                continue;
+            };
+            drafts.push(Draft {
                 slot,
                 attempt,
                 id,
-                prompt,
-                image: None,
+                prompts: own.into_iter().map(|prompt| named(prompt, id)).collect(),
+                images: Vec::new(),
                 gates: Vec::new(),
-            }));
+            });
         }
         if attempt == 0 {
-            self.texts = drafts
-                .iter()
-                .map(|draft| plain_text(&draft.prompt))
-                .collect();
+            let all = drafts.iter().flat_map(|draft| &draft.prompts);
+            self.texts = all.map(plain_text).collect();
         }
-        let vectors = self.prompt_vectors(&drafts).await?;
+        let mut vectors = self.prompt_vectors(&drafts).await?.map(Vec::into_iter);
         let mut passed = Vec::new();
-        for (index, mut draft) in drafts.into_iter().enumerate() {
-            let vector = vectors.as_ref().map(|vectors| vectors[index].clone());
-            let traits = self.judge_prompt(&mut draft, vector);
-            match gates::rejection(&draft.gates).cloned() {
+        for mut draft in drafts {
+            let own = vectors.as_mut();
+            let own = own.map(|vectors| vectors.take(draft.prompts.len()).collect());
+            match self.judge_prompts(&mut draft, own) {
                 Some(rejection) => self.reject(&rejection, draft, None),
-                None => {
-                    self.held.enter(draft.id, traits);
-                    passed.push(draft);
-                }
+                None => passed.push(draft),
             }
         }
         Ok(passed)
     }
 
     fn prompt_request(&self, ids: &[(u64, SampleId)], attempt: u32) -> GeneratePromptsRequest {
-        let items = ids
-            .iter()
-            .map(|(slot, id)| PromptItem {
-                sample_id: id.to_string(),
-                slot: *slot,
+        let pictures = |&(slot, id): &(u64, SampleId)| {
+            (0..self.picture_count).map(move |picture| PromptItem {
+                sample_id: id.picture(picture).to_string(),
+                slot,
                 attempt,
+                picture,
             })
-            .collect();
+        };
         GeneratePromptsRequest {
             ability: self.partition.ability.clone(),
-            items,
+            items: ids.iter().flat_map(pictures).collect(),
             seed: self.plan.wanted.recipe_seed,
             slot_count: self.plan.slot_count(&self.partition.ability),
             split: self.plan.split.into(),
@@ -76,35 +77,61 @@ impl Work<'_> {
         }
     }
 
-    /// Vectors of the drafts' prompts, where a gate compares them and a model makes them.
+    /// Vectors of all the drafts' prompts, where a gate compares them and a model makes them.
     async fn prompt_vectors(&self, drafts: &[Draft]) -> Result<Option<Vec<Vec<f32>>>> {
         if self.plan.gates.max_prompt_cosine.is_none() || drafts.is_empty() {
             return Ok(None);
         }
-        let texts = drafts.iter().map(|draft| plain_text(&draft.prompt));
+        let all = drafts.iter().flat_map(|draft| &draft.prompts);
+        let texts = all.map(plain_text);
         stages::embeddings(self.suite, texts.collect()).await
     }
 
-    /// Holds a prompt against the gates, and gives what tells it from others.
-    fn judge_prompt(&self, draft: &mut Draft, vector: Option<Vec<f32>>) -> Traits {
+    /// Holds the prompts of a draft against the gates, each against those before it too, and enters
+    /// them; the rejection of the first that does not pass.
+    fn judge_prompts(
+        &mut self,
+        draft: &mut Draft,
+        vectors: Option<Vec<Vec<f32>>>,
+    ) -> Option<GateResult> {
+        let mut vectors = vectors.map(Vec::into_iter);
+        for index in 0..draft.prompts.len() {
+            let prompt = &draft.prompts[index];
+            let vector = vectors.as_mut().and_then(Iterator::next);
+            let (results, traits) = self.judge_prompt(prompt, vector);
+            draft.gates.extend(results);
+            if let Some(rejection) = gates::rejection(&draft.gates) {
+                return Some(rejection.clone());
+            }
+            self.held.enter(draft.id.picture(index as u32), traits);
+        }
+        None
+    }
+
+    /// What the gates say of a prompt, and what tells it from others.
+    fn judge_prompt(&self, prompt: &Prompt, vector: Option<Vec<f32>>) -> (Vec<GateResult>, Traits) {
         let rules = &self.plan.gates;
-        draft
-            .gates
-            .extend(gates::prompt::form(rules, &draft.prompt));
-        let own = Signature::of(&plain_text(&draft.prompt));
+        let mut results: Vec<GateResult> = gates::prompt::form(rules, prompt).into_iter().collect();
+        let own = Signature::of(&plain_text(prompt));
         let known = &self.held;
         let similarity = known.text_similarity(own.as_ref(), |traits| traits.prompt.as_ref());
         let cosine = vector
             .as_ref()
             .map(|vector| known.cosine(vector, |traits| traits.prompt_vector.as_ref()));
-        let repetition = gates::prompt::repetition(rules, similarity, cosine);
-        draft.gates.extend(repetition);
-        Traits {
+        results.extend(gates::prompt::repetition(rules, similarity, cosine));
+        let traits = Traits {
             prompt: own,
             prompt_vector: vector,
             ..Traits::default()
-        }
+        };
+        (results, traits)
     }
+}
+
+/// The prompt as one of the sample: those of further pictures come under names of their own.
+fn named(mut prompt: Prompt, id: SampleId) -> Prompt {
+    prompt.sample_id = id.to_string();
+    prompt
 }
 
 /// The words of a prompt without its emphasis.

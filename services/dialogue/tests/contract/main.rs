@@ -9,5 +9,6 @@
 mod author;
 mod checking;
 mod model_server;
+mod several;
 mod stage;
 mod writing;
