@@ -76,7 +76,7 @@ fn request(ability: &str, count: u64) -> GeneratePromptsRequest {
     let item = |slot| PromptItem {
         sample_id: format!("{slot:032x}"),
         slot,
-        attempt: 0,
+        ..PromptItem::default()
     };
     GeneratePromptsRequest {
         ability: ability.into(),

@@ -7,6 +7,7 @@ mod draws;
 mod error;
 mod file;
 mod order;
+mod pictures;
 mod template;
 mod validate;
 mod value;
@@ -14,7 +15,8 @@ mod value;
 pub use combination::{Combination, MAX_COMBINATIONS, Split, split_of};
 pub use draws::Draws;
 pub use error::{Error, StyleWeightsError};
-pub use file::{Aspect, DialogueExample, FactPath, QuestionTemplate};
+pub use file::{Aspect, DialogueExample, FactPath, QuestionTemplate, Shown};
+pub use pictures::{MAX_PICTURES, PictureRule, PictureSets};
 pub use template::{Slot, Template, TemplateError};
 pub use value::Value;
 
@@ -38,6 +40,9 @@ pub struct Ability {
     name: String,
     description: String,
     images_per_sample: u32,
+    picture_rules: Vec<PictureRule>,
+    shown: Shown,
+    needs: String,
     negative_prompt: String,
     cautions: Vec<String>,
     prompt_examples: Vec<String>,
@@ -125,6 +130,22 @@ impl Ability {
     /// What no picture of it should show; empty for nothing.
     pub fn negative_prompt(&self) -> &str {
         &self.negative_prompt
+    }
+
+    /// Pictures of one sample, 1 to [`MAX_PICTURES`].
+    pub fn images_per_sample(&self) -> usize {
+        self.images_per_sample as usize
+    }
+
+    /// How a dialogue shows several pictures.
+    pub fn shown(&self) -> Shown {
+        self.shown
+    }
+
+    /// What a picture model must be able to draw beyond the usual, as a phrase; empty
+    /// for nothing.
+    pub fn needs(&self) -> &str {
+        &self.needs
     }
 
     /// Kinds of question that make sense.
@@ -272,6 +293,7 @@ impl FactPath {
             Self::Subject => &subject()?.name,
             Self::Scene => &facts.scene,
             Self::Style => &facts.style,
+            Self::Category => &subject()?.category,
             Self::Attribute(name) => {
                 &subject()?
                     .attributes
@@ -313,6 +335,7 @@ impl From<&Ability> for pb::Ability {
                 .flat_map(evaluation_questions)
                 .collect(),
             images_per_sample: ability.images_per_sample,
+            needs: ability.needs.clone(),
         }
     }
 }

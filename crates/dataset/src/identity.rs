@@ -50,17 +50,28 @@ impl SampleId {
         u64::from_le_bytes(seed)
     }
 
+    /// Name of the sample's `index`-th picture, from 0, where it shows several: from it come the prompt
+    /// and the seed of that picture. The first has the sample's own.
+    #[must_use]
+    pub fn picture(self, index: u32) -> Self {
+        self.part("picture", index)
+    }
+
     /// Id of the sample's `index`-th picture where several are rendered for one prompt; the first has
     /// the sample's own.
     #[must_use]
     pub fn candidate(self, index: u32) -> Self {
+        self.part("candidate", index)
+    }
+
+    /// The first 16 bytes of a SHA-256 over what it is a part of and as what; part 0 is the whole.
+    fn part(self, what: &str, index: u32) -> Self {
         if index == 0 {
             return self;
         }
         let mut id = [0; 16];
-        id.copy_from_slice(
-            &Sha256::digest(format!("diptych candidate 1\n{index}\n{self}\n"))[..16],
-        );
+        let text = format!("diptych {what} 1\n{index}\n{self}\n");
+        id.copy_from_slice(&Sha256::digest(text)[..16]);
         Self(id)
     }
 
@@ -195,6 +206,8 @@ mod tests {
         );
     }
 
+    const SECOND_PICTURE: &str = "960fa21fac799a60b6b482b8b8afd1e0";
+
     /// The value is also what `hashlib.sha256(text).hexdigest()[:32]` says in
     /// Python. Should it change, every dataset made before is another dataset.
     #[test]
@@ -207,5 +220,9 @@ mod tests {
         };
         assert_eq!(key.id().to_string(), "15c768cb6969a3be4153dc81e815e1ec");
         assert_ne!(key.id().seed("prompt"), key.id().seed("dialogue"));
+        let second = key.id().picture(1);
+        assert_eq!(key.id().picture(0), key.id());
+        assert_ne!(second, key.id().candidate(1));
+        assert_eq!(second.to_string(), SECOND_PICTURE);
     }
 }

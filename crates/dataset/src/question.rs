@@ -1,6 +1,10 @@
 //! Questions and answers made from facts, by an ability's templates: for dialogues
 //! in training and, in other wordings, for benchmarks.
 
+mod several;
+
+pub use several::ORDINALS;
+
 use crate::ability::{Ability, Draws, QuestionTemplate, Slot, Template, Value};
 use proto::dataset::v1::{Facts, QuestionKind};
 
@@ -45,6 +49,17 @@ impl Ability {
         claim: Claim,
         draws: &mut Draws,
     ) -> Option<Question> {
+        self.ask(template, facts, None, claim, draws)
+    }
+
+    fn ask(
+        &self,
+        template: &QuestionTemplate,
+        facts: &Facts,
+        ordinal: Option<&'static str>,
+        claim: Claim,
+        draws: &mut Draws,
+    ) -> Option<Question> {
         let aspect = template.about.as_deref().unwrap_or(self.main_aspect());
         let holds = |(name, values): (&String, &Vec<String>)| {
             self.truth(name, facts)
@@ -54,6 +69,7 @@ impl Ability {
             return None;
         }
         let scene = Drawn::new(self, template, aspect, facts, claim, draws)?;
+        let scene = Drawn { ordinal, ..scene };
         let ask = draws.pick(&template.ask)?;
         let is_no = template.kind == QuestionKind::YesNo && claim == Claim::False;
         let wordings = if is_no {
@@ -89,6 +105,7 @@ impl Ability {
             value,
             choices: Vec::new(),
             caption: None,
+            ordinal: None,
         };
         template
             .ask
@@ -135,6 +152,8 @@ struct Drawn<'a> {
     choices: Vec<Value>,
     /// The caption drawn for a caption question.
     caption: Option<&'a Template>,
+    /// What the picture is called among several.
+    ordinal: Option<&'static str>,
 }
 
 impl<'a> Drawn<'a> {
@@ -187,6 +206,7 @@ impl<'a> Drawn<'a> {
             value,
             choices,
             caption,
+            ordinal: None,
         })
     }
 
@@ -203,12 +223,17 @@ impl<'a> Drawn<'a> {
             "second" => slot.of(self.choices.get(1)?),
             "options" => Some(self.options()),
             "letter" => self.letter(),
+            "ordinal" => self.ordinal(),
             "caption" => self.caption?.render(|slot| self.fact(slot)),
             _ => self.fact(slot),
         }
     }
 
     fn fact(&self, slot: &Slot) -> Option<String> {
+        // A numbered placeholder speaks of several pictures, and here is one.
+        if slot.picture.is_some() {
+            return None;
+        }
         match slot.name.as_str() {
             "abnormality" => Some(self.facts.abnormality.clone()).filter(|text| !text.is_empty()),
             aspect => slot.of(&self.ability.truth(aspect, self.facts)?),

@@ -12,6 +12,7 @@ use crate::{
     estimate::{self, Estimate},
     progress::Progress,
     suite::{JOURNALS, Needs, ServiceName},
+    synth,
 };
 
 pub(super) async fn execute(args: PlanArgs, session: &Session) -> Result<()> {
@@ -35,7 +36,11 @@ pub(super) async fn execute(args: PlanArgs, session: &Session) -> Result<()> {
     };
     let suite = session.open(&needs).await?;
     let progress = Progress::start("probe", 0);
-    let rates = estimate::measure(&suite, &session.assets, &recipe, folder.path()).await;
+    let rates = async {
+        synth::check(&suite, &recipe).await?;
+        estimate::measure(&suite, &session.assets, &recipe, folder.path()).await
+    }
+    .await;
     let backends = needs.backends.values();
     let is_all_here = needs.services.iter().all(|&name| suite.is_embedded(name))
         && backends.into_iter().all(|backend| backend == "grammar");

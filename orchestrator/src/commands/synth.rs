@@ -54,7 +54,11 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
         ..Needs::synthesis(&recipe, journals)
     };
     let suite = session.open(&needs).await?;
-    let summary = synthesize_with_progress(&suite, &plan, &out, share, "synthesis").await;
+    let summary = async {
+        synth::check(&suite, &recipe).await?;
+        synthesize_with_progress(&suite, &plan, &out, share, "synthesis").await
+    }
+    .await;
     suite.close().await?;
     let summary = summary?;
     let mut sentence = format!(

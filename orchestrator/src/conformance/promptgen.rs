@@ -2,6 +2,7 @@
 
 mod order;
 mod prompts;
+mod several;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -43,6 +44,7 @@ pub(super) async fn judge(case: &Case, channel: &Channel, ledger: &mut Ledger) {
     stage.prompts(ledger).await;
     stage.seeds(ledger).await;
     stage.order(ledger).await;
+    stage.several(ledger).await;
     let most = (told.max_items_per_request as usize).clamp(1, 10_000);
     let request = GeneratePromptsRequest {
         slot_count: most as u64,
@@ -128,7 +130,7 @@ impl Stage {
         let item = |slot: usize| PromptItem {
             sample_id: sample_id(rule, slot),
             slot: slot as u64,
-            attempt: 0,
+            ..PromptItem::default()
         };
         GeneratePromptsRequest {
             ability: self.ability.clone(),

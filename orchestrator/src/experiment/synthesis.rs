@@ -20,6 +20,7 @@ impl Run<'_> {
     pub(super) async fn synthesize(&mut self) -> Result<()> {
         let started_at = Instant::now();
         let plan = Plan::training(self.recipe).with_evaluation_sets(self.assets)?;
+        synth::check(self.suite, self.recipe).await?;
         let makers = synth::makers(self.suite, &plan).await?;
         self.note_makers(makers, &plan).await?;
         let summary = synthesize_with_progress(

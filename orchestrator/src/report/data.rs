@@ -156,8 +156,8 @@ pub struct RejectedPair {
     pub reason: String,
     /// Prompt of the picture.
     pub prompt: String,
-    /// The picture, where one was made.
-    pub picture: Option<Picture>,
+    /// The pictures, as far as they were made.
+    pub pictures: Vec<Picture>,
 }
 
 /// The losses of one training run.

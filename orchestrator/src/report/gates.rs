@@ -101,10 +101,12 @@ fn examples(rejected: &[RejectedPair]) -> String {
     let cards: String = rejected
         .iter()
         .map(|pair| {
-            let plate = pair.picture.as_ref().map_or_else(
-                || "<div class=\"plate gap\">no picture was made</div>".to_owned(),
-                |p| picture(p, "plate"),
-            );
+            let plates: String = pair.pictures.iter().map(|p| picture(p, "plate")).collect();
+            let plate = match pair.pictures.len() {
+                0 => "<div class=\"plate gap\">no picture was made</div>".to_owned(),
+                1 => plates,
+                _ => format!("<div class=\"plates\">{plates}</div>"),
+            };
             format!(
                 "<li>{plate}<p><b>{}</b> {}</p><p class=\"prompt\">{} · {}</p></li>\n",
                 text(&pair.gate),

@@ -47,9 +47,9 @@ impl Samples {
             if *count <= PAIRS_PER_ABILITY {
                 pairs.push(pair(&sample));
             }
-            for gate in &sample.gates {
-                let verdicts = verdicts.entry(gate.gate.clone()).or_default();
-                match gate.verdict() {
+            for (gate, verdict) in said(&sample) {
+                let verdicts = verdicts.entry(gate.to_owned()).or_default();
+                match verdict {
                     GateVerdict::Passed => verdicts.passed_count += 1,
                     GateVerdict::NotChecked => verdicts.not_checked_count += 1,
                     GateVerdict::Rejected | GateVerdict::Unspecified => {}
@@ -80,6 +80,21 @@ impl Samples {
     }
 }
 
+/// What each gate said of a sample: where it looked at several pictures, it passed none unless it
+/// passed all.
+fn said(sample: &Sample) -> BTreeMap<&str, GateVerdict> {
+    let mut said = BTreeMap::new();
+    for gate in &sample.gates {
+        let verdict = said
+            .entry(gate.gate.as_str())
+            .or_insert(GateVerdict::Passed);
+        if gate.verdict() != GateVerdict::Passed {
+            *verdict = gate.verdict();
+        }
+    }
+    said
+}
+
 /// Examples of rejected samples, [`REJECTED_PER_GATE`] of each gate.
 async fn rejected(reader: &Reader) -> Result<Vec<RejectedPair>> {
     let mut shown: BTreeMap<String, usize> = BTreeMap::new();
@@ -101,31 +116,31 @@ async fn rejected(reader: &Reader) -> Result<Vec<RejectedPair>> {
 }
 
 fn rejected_pair(sample: &Sample, gate: &GateResult) -> RejectedPair {
-    let prompt = prompt_text(sample);
     RejectedPair {
         ability: sample.ability.clone(),
         gate: gate.gate.clone(),
         reason: gate.reason.clone(),
-        picture: sample
-            .images
-            .first()
-            .and_then(|image| picture(image, &prompt)),
-        prompt,
+        pictures: pictures(sample),
+        prompt: prompt_text(sample),
     }
 }
 
 fn prompt_text(sample: &Sample) -> String {
-    let prompt = sample.prompts.first();
-    prompt.map(|prompt| prompt.text.clone()).unwrap_or_default()
+    let texts = sample.prompts.iter().map(|prompt| prompt.text.as_str());
+    texts.collect::<Vec<_>>().join(" · ")
+}
+
+/// The pictures of a sample, each with its prompt.
+fn pictures(sample: &Sample) -> Vec<Picture> {
+    let prompts = sample.prompts.iter().map(|prompt| prompt.text.as_str());
+    let prompts = prompts.chain(std::iter::repeat(""));
+    let pairs = sample.images.iter().zip(prompts);
+    pairs
+        .filter_map(|(image, prompt)| picture(image, prompt))
+        .collect()
 }
 
 fn pair(sample: &Sample) -> Pair {
-    let prompt = prompt_text(sample);
-    let pictures = sample
-        .images
-        .iter()
-        .filter_map(|image| picture(image, &prompt))
-        .collect();
     let turns = sample
         .conversation
         .as_ref()
@@ -140,8 +155,8 @@ fn pair(sample: &Sample) -> Pair {
     });
     Pair {
         ability: sample.ability.clone(),
-        prompt: prompt.clone(),
-        pictures,
+        prompt: prompt_text(sample),
+        pictures: pictures(sample),
         turns: turns.collect(),
     }
 }

@@ -7,6 +7,7 @@ mod makers;
 mod partition;
 mod rounds;
 pub(crate) mod stages;
+mod terms;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -31,6 +32,7 @@ use self::{
 pub use self::{
     budget::{Budget, MalformedBudget, wait},
     makers::{Makers, check_makers, makers},
+    terms::check,
 };
 use crate::{
     assets::Assets,

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use prost::Message as _;
 use proto::{
-    dataset::v1::{Conversation, Image, ItemFailure, Prompt},
+    dataset::v1::{Ability, Conversation, Image, ItemFailure, Prompt},
     dialogue::v1::{
         CheckDialogueRequest, DialogueItem, WriteDialoguesRequest, write_dialogues_response,
     },
@@ -19,7 +19,8 @@ use proto::{
         ScoreItem, ScoreMeasure, generate_images_response,
     },
     promptgen::v1::{
-        EmbedTextsRequest, GeneratePromptsRequest, PromptItem, generate_prompts_response,
+        EmbedTextsRequest, GeneratePromptsRequest, GetAbilityRequest, PromptItem,
+        generate_prompts_response,
     },
 };
 use runtime::{error::retry_after, explain};
@@ -53,6 +54,9 @@ pub(super) enum Message<T> {
 const FRUITLESS_TRIES: u32 = 14;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Prompts in one request: a partition of samples with several pictures asks for more than a service
+/// of somebody else's may take.
+const MAX_PROMPTS: usize = 64;
 /// Pictures in one request: services take 256, and a foreign one may take fewer than a partition
 /// with several seeds per prompt has.
 const MAX_IMAGES: usize = 64;
@@ -70,12 +74,50 @@ fn pause(fruitless: u32, status: Option<&Status>) -> Duration {
     asked.unwrap_or(backoff).min(LONGEST_PAUSE)
 }
 
-/// Asks promptgen for prompts.
+/// What promptgen says of an ability; nothing where it does not know it, which it says itself when it
+/// is asked for prompts.
+pub(crate) async fn ability(suite: &Suite, name: &str) -> Result<Ability> {
+    let request = GetAbilityRequest {
+        name: name.to_owned(),
+    };
+    let reply = unary("promptgen", || {
+        let (mut client, request) = (suite.promptgen.clone(), request.clone());
+        async move {
+            let reply = client.get_ability(request).await;
+            let is_unknown =
+                |status: &Status| matches!(status.code(), Code::NotFound | Code::Unimplemented);
+            match reply {
+                Err(status) if is_unknown(&status) => Ok(tonic::Response::new(Default::default())),
+                reply => reply,
+            }
+        }
+    })
+    .await?;
+    Ok(reply.ability.unwrap_or_default())
+}
+
+/// Pictures of one sample of an ability, 1 or more.
+pub(super) async fn picture_count(suite: &Suite, name: &str) -> Result<u32> {
+    Ok(ability(suite, name).await?.images_per_sample.max(1))
+}
+
+/// Asks promptgen for prompts, in requests that services take.
 pub(crate) async fn prompts(
     suite: &Suite,
     request: GeneratePromptsRequest,
 ) -> Result<Outcomes<Prompt>> {
-    let items: Vec<PromptItem> = request.items.clone();
+    let mut outcomes = Outcomes::new();
+    for some in request.items.chunks(MAX_PROMPTS) {
+        outcomes.extend(some_prompts(suite, &request, some.to_vec()).await?);
+    }
+    Ok(outcomes)
+}
+
+async fn some_prompts(
+    suite: &Suite,
+    request: &GeneratePromptsRequest,
+    items: Vec<PromptItem>,
+) -> Result<Outcomes<Prompt>> {
     collect(
         "promptgen",
         items,

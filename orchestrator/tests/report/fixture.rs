@@ -172,7 +172,10 @@ fn rejected_pair(index: usize) -> RejectedPair {
         gate: "alignment".into(),
         reason: "the subject is not recognised: cosine 0.11, wanted 0.20".into(),
         prompt: prompt.into(),
-        picture: (index != 2).then(|| picture(index * 5, prompt)),
+        pictures: (index != 2)
+            .then(|| picture(index * 5, prompt))
+            .into_iter()
+            .collect(),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::lexicon::{Lexicon, Mention, Verdict};
 use dataset::{
     ability::{Abilities, Ability, Value},
-    question::mentions,
+    question::{ORDINALS, mentions},
 };
 use proto::{
     dataset::v1::{Conversation, Facts, Prompt, QuestionKind, Role, Turn},
@@ -51,11 +51,15 @@ impl Checker {
         for (index, pair) in turns.windows(2).enumerate() {
             let [question, answer] = pair else { continue };
             if question.role() == Role::User && answer.role() == Role::Assistant {
-                let about = pictures(&question.text, &question.image_index, prompts.len());
+                let round = Round::new(question, answer);
+                let about = match round.kind {
+                    QuestionKind::MultiImage => (0..prompts.len()).collect(),
+                    _ => pictures(&question.text, &question.image_index, prompts.len()),
+                };
                 let prompts = prompts.iter().enumerate();
                 let asked = prompts.filter(|(picture, _)| about.contains(picture));
                 let truth = Truth::new(self, asked.map(|(_, prompt)| prompt));
-                let reasons = truth.disagreements(&Round::new(question, answer));
+                let reasons = truth.disagreements(&round);
                 found.extend(reasons.into_iter().map(|reason| at(index + 1, reason)));
             }
         }
@@ -64,11 +68,10 @@ impl Checker {
     }
 }
 
-/// Pictures that a question is about: those that it names, or else shows, or else all.
+/// Pictures that a question is about which is not about all together: those that it names, or else shows, or else all.
 fn pictures(question: &str, shown: &[u32], image_count: usize) -> BTreeSet<usize> {
-    const NAMES: [&str; 4] = ["first", "second", "third", "fourth"];
     let is_named = |index: &usize| {
-        let name = NAMES
+        let name = ORDINALS
             .get(*index)
             .is_some_and(|name| mentions(question, name));
         let number = index + 1;
@@ -181,8 +184,15 @@ impl<'a> Truth<'a> {
 }
 
 impl Truth<'_> {
+    /// What a text claims of the pictures.
+    fn mentions(&self, text: &str) -> Vec<Mention<'_>> {
+        let abilities = self.abilities.iter().map(|(ability, _)| ability.name());
+        let abilities: Vec<&str> = abilities.collect();
+        self.checker.lexicon.mentions(text, &abilities)
+    }
+
     fn disagreements(&self, round: &Round<'_>) -> Vec<String> {
-        let mentions = self.checker.lexicon.mentions(round.answer);
+        let mentions = self.mentions(round.answer);
         let mut reasons: Vec<_> = mentions
             .iter()
             .filter_map(|mention| self.false_claim(mention))
@@ -248,7 +258,7 @@ impl Truth<'_> {
 
     /// Whether everything that a yes/no question claims is so; `None` where it cannot be told.
     fn expected(&self, question: &str) -> Option<bool> {
-        let mentions = self.checker.lexicon.mentions(question);
+        let mentions = self.mentions(question);
         let verdicts: Vec<_> = mentions
             .iter()
             .map(|mention| mention.verdict(&self.facts))
@@ -266,7 +276,7 @@ impl Truth<'_> {
         {
             return Some("it does not say that the thing asked for is absent".to_owned());
         }
-        let asked = self.checker.lexicon.mentions(round.question);
+        let asked = self.mentions(round.question);
         let all_there = !asked.is_empty()
             && asked
                 .iter()
@@ -340,7 +350,7 @@ impl Truth<'_> {
         if !self.abilities.is_empty() && !keywords.iter().any(is_true) {
             return Some(format!("the facts know none of its keywords {keywords:?}"));
         }
-        let spoken = self.checker.lexicon.mentions(round.answer);
+        let spoken = self.mentions(round.answer);
         let named = keywords.iter().any(|word| mentions(round.answer, word));
         let described = spoken.iter().any(|mention| {
             mention

@@ -24,11 +24,29 @@ pub enum Error {
         /// The names there are.
         known: String,
     },
-    /// An item shows several pictures.
-    #[error("the grammar back-end writes about one picture, and this item has {image_count}")]
+    /// An item has not as many pictures as its ability.
+    #[error(
+        "a sample of ability `{ability}` has {wanted} pictures, and this item has {image_count}; the grammar back-end writes about as many"
+    )]
     SeveralImages {
+        /// The ability.
+        ability: String,
+        /// Pictures that its samples have.
+        wanted: usize,
         /// Pictures of the item.
         image_count: usize,
+    },
+    /// A dialogue ends before it has shown every picture.
+    #[error(
+        "ability `{ability}` shows {image_count} pictures one by one; ask for {image_count} rounds or more, not {round_count}"
+    )]
+    TooFewRounds {
+        /// The ability.
+        ability: String,
+        /// Pictures of the item.
+        image_count: usize,
+        /// Rounds wanted.
+        round_count: usize,
     },
     /// A prompt came without the truth that its picture should show.
     #[error("the prompt has no facts with a subject; ask promptgen for prompts with facts")]
@@ -113,6 +131,7 @@ impl ServiceError for Error {
             Self::NoFacts
             | Self::NoQuestion { .. }
             | Self::TooFewQuestions { .. }
+            | Self::TooFewRounds { .. }
             | Self::NoPicture { .. }
             | Self::PictureNotInline { .. }
             | Self::Blind
@@ -131,6 +150,7 @@ impl ServiceError for Error {
             Self::LanguageModel(error) => error.reason(),
             Self::NoFacts => "NO_FACTS",
             Self::NoQuestion { .. } | Self::TooFewQuestions { .. } => "TOO_FEW_QUESTIONS",
+            Self::TooFewRounds { .. } => "TOO_FEW_ROUNDS",
             Self::Disagrees(_) => "DISAGREES_WITH_FACTS",
             Self::Abilities(_) | Self::Answer(_) | Self::Field { .. } | Self::Blind => {
                 self.kind().reason()

@@ -16,6 +16,8 @@ pub(crate) struct Lexicon {
 pub(crate) struct Stated {
     pub(crate) fact: FactPath,
     pub(crate) value: String,
+    /// The ability in whose dialogues alone the phrase claims this; none for all.
+    pub(crate) only_in: Option<String>,
 }
 
 /// A phrase found in a text.
@@ -26,7 +28,7 @@ pub(crate) struct Mention<'a> {
     /// The phrase as the lexicon has it.
     pub(crate) phrase: &'a str,
     /// What it may claim.
-    pub(crate) claims: &'a [Stated],
+    pub(crate) claims: Vec<&'a Stated>,
     /// True behind "no" or "not": the text says that it is not so.
     pub(crate) is_negated: bool,
 }
@@ -53,6 +55,7 @@ impl Lexicon {
                     let stated = Stated {
                         fact: aspect.fact.clone(),
                         value: value.text.clone(),
+                        only_in: aspect.own_words.then(|| ability.name().to_owned()),
                     };
                     for phrase in spoken(value, &forms) {
                         let claims = phrases.entry(phrase).or_default();
@@ -68,12 +71,18 @@ impl Lexicon {
         Self { entries }
     }
 
-    /// Every phrase in a text, in the order of the text; none inside another.
-    pub(crate) fn mentions(&self, text: &str) -> Vec<Mention<'_>> {
+    /// Every phrase in a text that claims something of pictures of these abilities, in the order of
+    /// the text; none inside another.
+    pub(crate) fn mentions(&self, text: &str, abilities: &[&str]) -> Vec<Mention<'_>> {
         let text = text.to_lowercase();
         let mut taken = vec![false; text.len()];
         let mut found = Vec::new();
         for (phrase, claims) in &self.entries {
+            let claims = claims.iter().filter(|claim| claim.counts_in(abilities));
+            let claims: Vec<&Stated> = claims.collect();
+            if claims.is_empty() {
+                continue;
+            }
             for start in whole_words(&text, phrase) {
                 let span = start..start + phrase.len();
                 if taken[span.clone()].iter().all(|taken| !taken) {
@@ -81,7 +90,7 @@ impl Lexicon {
                     found.push(Mention {
                         start,
                         phrase,
-                        claims,
+                        claims: claims.clone(),
                         is_negated: is_negated(&text[..start]),
                     });
                 }
@@ -109,6 +118,11 @@ impl Mention<'_> {
 }
 
 impl Stated {
+    fn counts_in(&self, abilities: &[&str]) -> bool {
+        let only_in = self.only_in.as_deref();
+        only_in.is_none_or(|name| abilities.contains(&name))
+    }
+
     fn verdict(&self, facts: &[&Facts]) -> Verdict {
         let mut is_stated = false;
         for facts in facts {
@@ -141,6 +155,7 @@ fn truths<'a>(fact: &FactPath, facts: &'a Facts) -> Vec<&'a str> {
         FactPath::Subject => subjects.map(|subject| subject.name.as_str()).collect(),
         FactPath::Scene => stated(&facts.scene),
         FactPath::Style => stated(&facts.style),
+        FactPath::Category => subjects.map(|subject| subject.category.as_str()).collect(),
         FactPath::Attribute(name) => {
             let attributes = subjects.flat_map(|subject| &subject.attributes);
             attributes

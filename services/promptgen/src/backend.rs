@@ -2,6 +2,7 @@
 
 pub(crate) mod author;
 pub(crate) mod grammar;
+mod sets;
 
 use crate::{
     error::Error,

@@ -81,11 +81,12 @@ impl CachedPrompts {
             sample_id,
             slot,
             attempt,
+            picture,
         } = item;
         Key::new(Kind::Prompt)
             .part("backend", self.backend)
             .part("request", &self.fingerprint)
-            .part("item", format!("{sample_id} {slot} {attempt}"))
+            .part("item", format!("{sample_id} {slot} {attempt} {picture}"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use dataset::{
-    ability::Split,
+    ability::{Ability, Split},
     identity::{MalformedId, SampleId},
 };
 use proto::{
@@ -31,6 +31,8 @@ pub(crate) struct Item {
     pub(crate) sample_id: SampleId,
     pub(crate) slot: u64,
     pub(crate) attempt: u32,
+    /// Picture of the sample, from 0.
+    pub(crate) picture: usize,
 }
 
 /// Most texts that one request may exclude.
@@ -94,6 +96,22 @@ impl Wanted {
             items: checked_items(items, slot_count)?,
         })
     }
+
+    /// Refuses a picture that samples of the ability do not have.
+    pub(crate) fn check_pictures(&self, ability: &Ability) -> Result<(), Error> {
+        let count = ability.images_per_sample();
+        match self.items.iter().position(|item| item.picture >= count) {
+            None => Ok(()),
+            Some(index) => Err(Error::field(
+                format!("items[{index}].picture"),
+                format!(
+                    "{} is not below the {count} pictures of a sample of ability `{}`",
+                    self.items[index].picture,
+                    ability.name()
+                ),
+            )),
+        }
+    }
 }
 
 fn checked_items(items: Vec<PromptItem>, slot_count: u64) -> Result<Vec<Item>, Error> {
@@ -104,6 +122,7 @@ fn checked_items(items: Vec<PromptItem>, slot_count: u64) -> Result<Vec<Item>, E
             sample_id,
             slot,
             attempt,
+            picture,
         } = item;
         let at = |field: &str| format!("items[{index}].{field}");
         let sample_id: SampleId = sample_id
@@ -121,16 +140,17 @@ fn checked_items(items: Vec<PromptItem>, slot_count: u64) -> Result<Vec<Item>, E
             );
             return Err(Error::field(at("slot"), rule));
         }
-        if !places.insert((slot, attempt)) {
+        if !places.insert((slot, attempt, picture)) {
             return Err(Error::field(
                 at("slot"),
-                format!("slot {slot} at attempt {attempt} stands there twice"),
+                format!("picture {picture} of slot {slot} at attempt {attempt} stands there twice"),
             ));
         }
         checked.push(Item {
             sample_id,
             slot,
             attempt,
+            picture: picture as usize,
         });
     }
     Ok(checked)

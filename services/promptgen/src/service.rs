@@ -66,12 +66,22 @@ impl Promptgen {
 
     fn prompts(&self, request: GeneratePromptsRequest) -> Result<CachedPrompts, Error> {
         let wanted = Wanted::try_from_request(request, self.max_items)?;
+        if let Some(ability) = self.abilities.get(&wanted.ability) {
+            wanted.check_pictures(ability)?;
+        }
         self.memo.prompts(self.backend.as_ref(), wanted)
     }
 
     fn capabilities(&self) -> Capabilities {
         let embedding = self.embedding_model.as_ref().map(|_| "text_embedding");
-        let features = ["webui_prompts", "facts", "style_weights", "benchmark_split"].into_iter();
+        let features = [
+            "webui_prompts",
+            "facts",
+            "style_weights",
+            "benchmark_split",
+            "multi_image",
+        ];
+        let features = features.into_iter();
         let model = self.backend.model();
         let features = features.chain(embedding);
         Capabilities {

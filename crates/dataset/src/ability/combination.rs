@@ -91,6 +91,8 @@ pub(super) struct Form {
     pub(super) parts: Vec<Template>,
     /// `Subject.name`.
     pub(super) subject: Template,
+    /// `Subject.count`, a number; 1 when left out.
+    pub(super) count: Option<Template>,
     /// `Subject.category`; the ability when left out.
     pub(super) category: Option<Template>,
     /// Attributes of the subject.
@@ -154,6 +156,7 @@ impl<'a> Plan<'a> {
         let mut all = vec![("phrase", &form.phrase), ("subject", &form.subject)];
         all.extend(parts.iter().map(|part| ("parts", part)));
         all.extend([("category", category), ("scene", scene), ("style", style)]);
+        all.extend(form.count.iter().map(|count| ("count", count)));
         all.extend(form.attributes.values().map(|value| ("attributes", value)));
         all.extend(form.abnormality.iter().map(|text| ("abnormality", text)));
         all
@@ -242,10 +245,14 @@ impl<'a> Plan<'a> {
                 value: value.render(fill)?,
             })
         };
+        let count = match &self.form.count {
+            Some(count) => count.render(fill)?.parse().ok()?,
+            None => 1,
+        };
         let subject = Subject {
             name: self.form.subject.render(fill)?,
             category: self.category.render(fill)?,
-            count: 1,
+            count,
             attributes: self
                 .form
                 .attributes

@@ -1,7 +1,7 @@
 //! The files of `abilities/` as they are written. Unknown keys are refused;
 //! what they mean is checked in `validate`.
 
-use super::{combination::Form, template::Template, value::Value};
+use super::{combination::Form, pictures::PictureRule, template::Template, value::Value};
 use proto::dataset::v1::QuestionKind;
 use serde::{Deserialize, Deserializer, de};
 use std::collections::BTreeMap;
@@ -28,6 +28,15 @@ pub(super) struct AbilityFile {
     pub(super) description: String,
     #[serde(default = "one_image")]
     pub(super) images_per_sample: u32,
+    /// How the pictures of one sample go together; a sample follows one of them.
+    #[serde(default)]
+    pub(super) pictures: Vec<PictureRule>,
+    /// How a dialogue shows several pictures.
+    #[serde(default)]
+    pub(super) shown: Shown,
+    /// What a picture model must be able to draw beyond the usual; empty for nothing.
+    #[serde(default)]
+    pub(super) needs: String,
     #[serde(default)]
     pub(super) negative_prompt: String,
     #[serde(default)]
@@ -53,6 +62,17 @@ pub(super) struct AbilityFile {
     pub(super) evaluation: Vec<QuestionTemplate>,
 }
 
+/// How a dialogue shows the pictures of a sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shown {
+    /// All of them in the first turn.
+    #[default]
+    Together,
+    /// The next one in each turn of the user, until all were seen.
+    OnePerTurn,
+}
+
 /// A worked example: a prompt and what is said about its picture.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +94,10 @@ pub struct Aspect {
     pub fact: FactPath,
     /// Axis of its values.
     pub axis: String,
+    /// Whether its words mean this only in the ability's own dialogues: `left` and
+    /// `two` are said of other things elsewhere.
+    #[serde(default)]
+    pub own_words: bool,
 }
 
 /// A place in the facts of a picture.
@@ -86,6 +110,8 @@ pub enum FactPath {
     Scene,
     /// The style.
     Style,
+    /// Ability whose keyword the main subject is.
+    Category,
     /// A property of the main subject, written `attribute.color`.
     Attribute(String),
 }
@@ -102,6 +128,12 @@ pub struct QuestionTemplate {
     /// Asked only where each named aspect has one of these values.
     #[serde(default)]
     pub when: BTreeMap<String, Vec<String>>,
+    /// Asked only where all pictures have the same value of these aspects.
+    #[serde(default)]
+    pub same: Vec<String>,
+    /// Asked only where no two pictures have the same value of these aspects.
+    #[serde(default)]
+    pub different: Vec<String>,
     /// Wordings of the question.
     pub ask: Vec<Template>,
     /// Wordings of the answer; to a yes/no question, of the yes. Empty in evaluation.
@@ -123,10 +155,11 @@ impl TryFrom<String> for FactPath {
             "subject" => Ok(Self::Subject),
             "scene" => Ok(Self::Scene),
             "style" => Ok(Self::Style),
+            "category" => Ok(Self::Category),
             other => match other.strip_prefix("attribute.") {
                 Some(name) if !name.is_empty() => Ok(Self::Attribute(name.to_owned())),
                 _ => Err(format!(
-                    "`{other}` is no fact; write subject, scene, style or attribute.NAME"
+                    "`{other}` is no fact; write subject, scene, style, category or attribute.NAME"
                 )),
             },
         }

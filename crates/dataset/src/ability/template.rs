@@ -5,8 +5,9 @@ use serde::Deserialize;
 
 /// A text whose `{placeholders}` are filled later.
 ///
-/// A placeholder is a name; `{a name}` puts the value's article before it and
-/// `{name.form}` takes one of the value's word forms.
+/// A placeholder is a name; `{a name}` puts the value's article before it,
+/// `{name.form}` takes one of the value's word forms, and `{2.name}` is about the
+/// second of several pictures.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Template {
@@ -25,6 +26,9 @@ enum Piece {
 pub struct Slot {
     /// What it names, such as `subject`.
     pub name: String,
+    /// Picture of the sample that it is about, from 0; none for the only one, or for
+    /// what is true of all.
+    pub picture: Option<usize>,
     /// Word form asked for, such as `where`.
     pub form: Option<String>,
     /// True for `{a name}`.
@@ -39,7 +43,7 @@ pub enum TemplateError {
     Braces(String),
     /// Something other than a name stands between the braces.
     #[error(
-        "`{{{slot}}}` is no placeholder in `{source_text}`; write {{name}}, {{a name}} or {{name.form}}"
+        "`{{{slot}}}` is no placeholder in `{source_text}`; write {{name}}, {{a name}}, {{name.form}} or {{2.name}}"
     )]
     Slot {
         /// What stands between the braces.
@@ -129,11 +133,15 @@ fn parse_slot(slot: &str, source: &str) -> Result<Slot, TemplateError> {
         Some(path) => (true, path),
         None => (false, slot),
     };
+    let (picture, path) = match path.split_once('.') {
+        Some((number, path)) if is_number(number) => (number.parse().ok(), path),
+        _ => (None, path),
+    };
     let (name, form) = match path.split_once('.') {
         Some((name, form)) => (name, Some(form)),
         None => (path, None),
     };
-    if !is_name(name) || !form.is_none_or(is_name) {
+    if !is_name(name) || !form.is_none_or(is_name) || picture == Some(0) {
         return Err(TemplateError::Slot {
             slot: slot.to_owned(),
             source_text: source.to_owned(),
@@ -141,9 +149,15 @@ fn parse_slot(slot: &str, source: &str) -> Result<Slot, TemplateError> {
     }
     Ok(Slot {
         name: name.to_owned(),
+        picture: picture.map(|number: usize| number - 1),
         form: form.map(str::to_owned),
         article,
     })
+}
+
+/// One digit: no sample has ten pictures.
+fn is_number(text: &str) -> bool {
+    matches!(text.as_bytes(), [b'0'..=b'9'])
 }
 
 /// Whether a text can name an ability, an axis, an aspect or a word form.
@@ -174,6 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn a_placeholder_may_name_one_of_several_pictures() {
+        let template = Template::parse("{2.thing}, {a 1.thing.place}, {thing}").unwrap();
+        let asked: Vec<_> = template.slots().map(|slot| slot.picture).collect();
+        assert_eq!(asked, [Some(1), Some(0), None]);
+        let second = template.slots().nth(1).unwrap();
+        assert!(second.article && second.form.as_deref() == Some("place"));
+    }
+
+    #[test]
     fn broken_placeholders_are_refused() {
         for broken in [
             "{thing",
@@ -182,6 +205,8 @@ mod tests {
             "{the thing}",
             "{a thing.}",
             "{Thing}",
+            "{0.thing}",
+            "{1.}",
         ] {
             assert!(Template::parse(broken).is_err(), "{broken}");
         }

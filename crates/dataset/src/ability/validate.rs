@@ -1,5 +1,6 @@
 //! Turns a parsed file into an `Ability`, or says which key makes no sense.
 
+mod several;
 mod texts;
 
 use super::{
@@ -7,6 +8,7 @@ use super::{
     combination::{Combination, Form, MAX_COMBINATIONS, Plan},
     error::AtKey,
     file::{AbilityFile, SharedFile},
+    pictures::MAX_PICTURES,
     template::is_name,
     value::Value,
 };
@@ -46,7 +48,7 @@ pub(super) fn ability(file: AbilityFile, shared: &SharedFile, sha256: String) ->
     )?;
     require(
         "images_per_sample",
-        (1..=4).contains(images_per_sample),
+        (1..=MAX_PICTURES as u32).contains(images_per_sample),
         "must be 1 to 4",
     )?;
     require(
@@ -79,11 +81,14 @@ pub(super) fn ability(file: AbilityFile, shared: &SharedFile, sha256: String) ->
         main,
         &format!("is none of the aspects {}", names(aspects.keys())),
     )?;
+    several::keys(&file, &aspects)?;
     let combinations = combinations(name, &file.forms, &axes)?;
     let texts = Texts {
         axes: &axes,
         aspects: &aspects,
         main_aspect: &file.main_aspect,
+        image_count: *images_per_sample as usize,
+        shown: file.shown,
     };
     let captions = if file.captions.is_empty() {
         &shared.captions
@@ -95,10 +100,13 @@ pub(super) fn ability(file: AbilityFile, shared: &SharedFile, sha256: String) ->
     }
     let questions = texts.questions(&file, shared)?;
     texts.evaluation(&file.evaluation)?;
-    Ok(Ability {
+    let ability = Ability {
         name: name.clone(),
         description: description.clone(),
         images_per_sample: *images_per_sample,
+        picture_rules: file.pictures.clone(),
+        shown: file.shown,
+        needs: file.needs.clone(),
         negative_prompt: negative_prompt.clone(),
         cautions: cautions.clone(),
         prompt_examples: prompt_examples.clone(),
@@ -112,7 +120,9 @@ pub(super) fn ability(file: AbilityFile, shared: &SharedFile, sha256: String) ->
         questions,
         combinations,
         sha256,
-    })
+    };
+    several::rules(&ability)?;
+    Ok(ability)
 }
 
 /// A file is found by its ability's name.
@@ -255,7 +265,11 @@ fn combinations(ability: &str, forms: &[Form], axes: &Axes) -> Checked<Vec<Combi
             &format!("makes {product} combinations, too many to order"),
         )?;
         let made = plan.combinations(axes);
-        require(&key, !made.is_empty(), "allows no combination at all")?;
+        let reason = match form.count {
+            Some(_) => "allows no combination at all whose count is a number",
+            None => "allows no combination at all",
+        };
+        require(&key, !made.is_empty(), reason)?;
         found.extend(
             made.into_iter()
                 .filter(|made| texts.insert(made.plain_text())),

@@ -32,7 +32,7 @@ impl Traits {
         let words = words.join("\n");
         let prompt = bounds
             .max_prompt_similarity
-            .and_then(|_| Signature::of(&words));
+            .and_then(|_| Signature::of_phrases(&words));
         let dialogue = bounds.max_dialogue_similarity.and_then(|_| {
             let conversation = sample.conversation.as_ref()?;
             Signature::of(&dialogue_words(conversation))

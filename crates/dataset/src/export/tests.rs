@@ -4,6 +4,7 @@ use crate::{
     llava::{read, turns},
     store::{PartitionTally, Root, Writer},
 };
+use proto::dataset::v1::image::Content;
 use std::fs;
 
 /// A dataset of two partitions.
@@ -88,4 +89,87 @@ async fn equal_datasets_give_equal_tar_files_of_bounded_size() {
         assert!(bytes.len() < 30_000, "{name} has {} bytes", bytes.len());
         assert_eq!(bytes, fs::read(other.join(&name)).unwrap());
     }
+}
+
+/// A sample that shows its second picture in its second round.
+fn sample_of_two(slot: u64) -> Sample {
+    let mut sample = sample("difference", slot);
+    let mut second = sample.images[0].clone();
+    let data = format!("second {slot}");
+    second.sha256 = crate::identity::sha256_hex(&data);
+    second.content = Some(Content::Data(data.into()));
+    sample.images.push(second);
+    sample.prompts.push(sample.prompts[0].clone());
+    let turns = &mut sample.conversation.as_mut().unwrap().turns;
+    let mut round = turns.clone();
+    round[0].text = "And in this one?".into();
+    round[0].image_index = vec![1];
+    turns.append(&mut round);
+    sample
+}
+
+#[tokio::test]
+async fn every_format_holds_all_pictures_of_a_sample_where_they_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(&[("difference", 2)]);
+    let root = Root::create_folder(&folder.path().join("dataset")).unwrap();
+    let writer = Writer::open(root.clone(), &plan).await.unwrap();
+    let samples: Vec<Sample> = (0..2).map(sample_of_two).collect();
+    let partition = partition(&plan, "difference", 0);
+    let tally = PartitionTally::default();
+    writer
+        .commit(&partition, samples.clone(), tally)
+        .await
+        .unwrap();
+    let dataset = Reader::open(root).await.unwrap();
+    let target = |name: &str| folder.path().join(name);
+    for (format, name) in [
+        (Format::Llava, "llava"),
+        (Format::ShareGpt, "sharegpt"),
+        (Format::Messages, "messages"),
+        (Format::WebDataset, "webdataset"),
+        (Format::HuggingFace, "hf"),
+    ] {
+        let exported = write(&dataset, &target(name), format).await.unwrap();
+        assert_eq!((exported.sample_count, exported.image_count), (2, 4));
+    }
+    let ids: Vec<&String> = samples.iter().map(|sample| &sample.id).collect();
+    let names = |id: &String| [0, 1].map(|index| format!("{id}-{index}.png"));
+
+    let records = read(&target("llava").join("data.json")).unwrap();
+    for (record, sample) in records.map(Result::unwrap).zip(&samples) {
+        let paths = record.images.iter().map(|path| path.display().to_string());
+        assert!(paths.eq(names(&sample.id)));
+        let tokens = record.turns.iter();
+        let tokens: Vec<_> = tokens
+            .map(|turn| turn.value.matches("<image>").count())
+            .collect();
+        assert_eq!(tokens, [1, 0, 1, 0]);
+        let turns = crate::llava::unmarked(&record.turns, 2).unwrap();
+        assert_eq!(turns[2].image_index, [1]);
+    }
+    for (name, shown) in [
+        ("sharegpt", "\"images\":[\"images/"),
+        ("messages", "\"url\":\"images/"),
+    ] {
+        let lines = fs::read_to_string(target(name).join("data.jsonl")).unwrap();
+        for (line, id) in lines.lines().zip(&ids) {
+            assert!(line.contains(shown), "{line}");
+            let places = names(id).map(|name| line.find(&name).unwrap());
+            assert!(places[0] < places[1], "{line}");
+        }
+    }
+    let tar = fs::File::open(target("webdataset").join("train-000000.tar")).unwrap();
+    let mut tar = tar::Archive::new(tar);
+    let members = tar.entries().unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        entry.path().unwrap().display().to_string()
+    });
+    let members: Vec<String> = members.collect();
+    let expected = ids
+        .iter()
+        .flat_map(|id| ["0.png", "1.png", "json"].map(|end| format!("{id}.{end}")));
+    assert_eq!(members, expected.collect::<Vec<_>>());
+    let rows = fs::read(target("hf").join("data/train-00000-of-00001.parquet")).unwrap();
+    assert_eq!(crate::shard::decode(rows.into()).unwrap(), samples);
 }

@@ -18,8 +18,8 @@ impl Work<'_> {
     pub(super) async fn write_dialogues(&mut self, drafts: Vec<Draft>) -> Result<Vec<Sample>> {
         let items = drafts.iter().map(|draft| DialogueItem {
             sample_id: draft.id.to_string(),
-            prompts: vec![draft.prompt.clone()],
-            images: draft.image.iter().cloned().collect(),
+            prompts: draft.prompts.clone(),
+            images: draft.images.clone(),
         });
         let seed = self.plan.wanted.recipe_seed;
         let settings = &self.plan.dialogue;
@@ -78,7 +78,7 @@ impl Work<'_> {
         let leak = dialogue::leak(rules, conversation, questions);
         let disagreements = match rules.dialogue_agrees {
             true => {
-                let prompts = vec![draft.prompt.clone()];
+                let prompts = draft.prompts.clone();
                 stages::disagreements(self.suite, conversation.clone(), prompts).await?
             }
             false => Vec::new(),

@@ -7,13 +7,16 @@ use dataset::{image_hash::ImageHash, minhash::Signature};
 use super::{Draft, Work, prompts::plain_text};
 
 impl Work<'_> {
-    /// Highest similarity of each draft's prompt with the earlier ones.
+    /// Highest similarity of each draft's prompts, taken together, with those of earlier samples.
     pub(super) async fn earlier_prompts(&self, drafts: &[Draft]) -> Result<Vec<f64>> {
         let Some(frozen) = &self.frozen else {
             return Ok(vec![0.0; drafts.len()]);
         };
-        let texts = drafts.iter().map(|draft| plain_text(&draft.prompt));
-        let signatures = texts.map(|text| Signature::of(&text)).collect();
+        let texts = drafts.iter().map(|draft| {
+            let texts: Vec<String> = draft.prompts.iter().map(plain_text).collect();
+            texts.join("\n")
+        });
+        let signatures = texts.map(|text| Signature::of_phrases(&text)).collect();
         Ok(frozen.prompt_similarities(signatures).await?)
     }
 

@@ -27,7 +27,7 @@ use proto::dataset::v1::{Conversation, GateResult, Image, ItemFailure, Prompt, S
 use super::{
     Plan, Watcher,
     gates::{Held, NOT_MADE},
-    stages::Outcomes,
+    stages::{self, Outcomes},
 };
 use crate::suite::Suite;
 
@@ -67,6 +67,7 @@ pub(super) async fn make(
         plan,
         partition,
         watcher,
+        picture_count: stages::picture_count(suite, &partition.ability).await?,
         outcome: Outcome::default(),
         held: Held::default(),
         texts: earlier_texts.unwrap_or_default().to_vec(),
@@ -97,6 +98,8 @@ struct Work<'a> {
     plan: &'a Plan,
     partition: &'a Partition,
     watcher: &'a dyn Watcher,
+    /// Pictures of one sample, 1 or more.
+    picture_count: u32,
     outcome: Outcome,
     /// What has been accepted, and what of this attempt is still on its way.
     held: Held,
@@ -109,15 +112,24 @@ struct Work<'a> {
     failed_texts: Vec<String>,
 }
 
-/// A sample on its way: with a prompt first, then with a picture.
+/// A sample on its way: with its prompts first, then with a picture for each.
 #[derive(Clone)]
 struct Draft {
     slot: u64,
     attempt: u32,
     id: SampleId,
-    prompt: Prompt,
-    image: Option<Image>,
+    prompts: Vec<Prompt>,
+    images: Vec<Image>,
     gates: Vec<GateResult>,
+}
+
+impl Draft {
+    /// The name of each picture with its prompt: what is random about a picture, and what is held of
+    /// it, goes by that name.
+    fn pictures(&self) -> impl Iterator<Item = (SampleId, &Prompt)> {
+        let numbered = (0..).zip(&self.prompts);
+        numbered.map(|(index, prompt)| (self.id.picture(index), prompt))
+    }
 }
 
 impl Work<'_> {
@@ -197,16 +209,19 @@ impl Work<'_> {
         let tally = &mut self.outcome.tally;
         tally.reject(&rejection.gate);
         let is_kept = tally.rejected_counts[&rejection.gate] <= EXAMPLES_PER_GATE;
-        if is_kept && draft.image.is_some() {
+        if is_kept && !draft.images.is_empty() {
             let sample = self.sample(draft, conversation);
             self.outcome.rejected.push(sample);
         }
     }
 
     fn give_up(&mut self, draft: &Draft) {
-        self.held.forget(draft.id);
+        for (id, _) in draft.pictures() {
+            self.held.forget(id);
+        }
         if self.plan.rewrite {
-            self.failed_texts.push(draft.prompt.text.clone());
+            let texts = draft.prompts.iter().map(|prompt| prompt.text.clone());
+            self.failed_texts.extend(texts);
         }
     }
 
@@ -216,8 +231,8 @@ impl Work<'_> {
             ability: self.partition.ability.clone(),
             slot: draft.slot,
             attempt: draft.attempt,
-            prompts: vec![draft.prompt],
-            images: draft.image.into_iter().collect(),
+            prompts: draft.prompts,
+            images: draft.images,
             conversation,
             gates: draft.gates,
         }

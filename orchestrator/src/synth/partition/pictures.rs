@@ -6,7 +6,7 @@ use anyhow::Result;
 use dataset::{identity::SampleId, image_hash::ImageHash};
 use image::RgbImage;
 use proto::{
-    dataset::v1::{GateResult, Image, ItemFailure, image::Content},
+    dataset::v1::{GateResult, Image, ItemFailure, Prompt, image::Content},
     diffusion::v1::ImageItem,
 };
 
@@ -19,7 +19,15 @@ use crate::synth::{
 /// Prompts of the partition that a picture is held against beside its own.
 const OTHER_PROMPTS: usize = 7;
 
-/// One of a draft's pictures, judged.
+/// The place of a picture: its sample, its name and its prompt.
+#[derive(Clone, Copy)]
+struct Own<'a> {
+    draft: &'a Draft,
+    name: SampleId,
+    prompt: &'a Prompt,
+}
+
+/// One of the pictures of a prompt, judged.
 struct Candidate {
     image: Image,
     hash: ImageHash,
@@ -41,55 +49,75 @@ impl Work<'_> {
         .await?;
         let mut images = self.keep(images);
         let mut passed = Vec::new();
-        for mut draft in drafts {
-            let Some(best) = self.best_candidate(&draft, &mut images).await? else {
-                self.give_up(&draft);
-                continue;
-            };
-            draft.image = Some(best.image);
-            draft.gates.extend(best.gates);
-            if let Some(rejection) = gates::rejection(&draft.gates).cloned() {
-                self.reject(&rejection, draft, None);
-                continue;
-            }
-            if let Some(traits) = self.held.of(draft.id) {
-                traits.picture = Some(best.hash);
-                traits.picture_vector = Some(best.vector).filter(|vector| !vector.is_empty());
-            }
-            passed.push(draft);
+        for draft in drafts {
+            passed.extend(self.choose_pictures(draft, &mut images).await?);
         }
         Ok(passed)
     }
 
-    fn candidate_ids(&self, draft: &Draft) -> impl Iterator<Item = SampleId> + use<> {
-        let id = draft.id;
-        (0..self.plan.seeds_per_prompt).map(move |index| id.candidate(index))
+    /// The draft with the best picture for each of its prompts, if all of them pass.
+    async fn choose_pictures(
+        &mut self,
+        mut draft: Draft,
+        images: &mut BTreeMap<String, Rendered>,
+    ) -> Result<Option<Draft>> {
+        for index in 0..draft.prompts.len() {
+            let name = draft.id.picture(index as u32);
+            let own = Own {
+                draft: &draft,
+                name,
+                prompt: &draft.prompts[index],
+            };
+            let Some(best) = self.best_candidate(own, images).await? else {
+                self.give_up(&draft);
+                return Ok(None);
+            };
+            draft.images.push(best.image);
+            draft.gates.extend(best.gates);
+            if let Some(rejection) = gates::rejection(&draft.gates).cloned() {
+                self.reject(&rejection, draft, None);
+                return Ok(None);
+            }
+            if let Some(traits) = self.held.of(name) {
+                traits.picture = Some(best.hash);
+                traits.picture_vector = Some(best.vector).filter(|vector| !vector.is_empty());
+            }
+        }
+        Ok(Some(draft))
+    }
+
+    fn candidate_ids(&self, picture: SampleId) -> impl Iterator<Item = SampleId> + use<> {
+        (0..self.plan.seeds_per_prompt).map(move |index| picture.candidate(index))
     }
 
     fn image_items(&self, draft: &Draft) -> Vec<ImageItem> {
-        let item = |id: SampleId| ImageItem {
+        let item = |id: SampleId, prompt: &Prompt| ImageItem {
             sample_id: id.to_string(),
-            prompt: draft.prompt.text.clone(),
+            prompt: prompt.text.clone(),
             negative_prompt: self.plan.image.negative_prompt.clone(),
             seed: id.image_seed().into(),
             ..ImageItem::default()
         };
-        self.candidate_ids(draft).map(item).collect()
+        let candidates = |(name, prompt)| {
+            let ids = self.candidate_ids(name);
+            ids.map(move |id| item(id, prompt))
+        };
+        draft.pictures().flat_map(candidates).collect()
     }
 
-    /// Of a draft's pictures, the one that fits its prompt best among those that pass, or else
+    /// Of the pictures of one prompt, the one that fits it best among those that pass, or else
     /// among all. None where none could be made; that is counted here.
     async fn best_candidate(
         &mut self,
-        draft: &Draft,
+        own: Own<'_>,
         images: &mut BTreeMap<String, Rendered>,
     ) -> Result<Option<Candidate>> {
         let mut best: Option<Candidate> = None;
-        for id in self.candidate_ids(draft) {
+        for id in self.candidate_ids(own.name) {
             let Some(rendered) = images.remove(&id.to_string()) else {
                 continue;
             };
-            let candidate = match self.candidate(draft, id, rendered).await? {
+            let candidate = match self.candidate(own, id, rendered).await? {
                 Ok(candidate) => candidate,
                 Err(failure) => {
                     self.count_failure(&failure);
@@ -108,7 +136,7 @@ impl Work<'_> {
 
     async fn candidate(
         &self,
-        draft: &Draft,
+        own: Own<'_>,
         id: SampleId,
         rendered: Rendered,
     ) -> Result<Result<Candidate, ItemFailure>> {
@@ -118,7 +146,7 @@ impl Work<'_> {
             Err(failure) => return Ok(Err(failure)),
         };
         // From here on it is the sample's picture.
-        image.sample_id = draft.id.to_string();
+        image.sample_id = own.draft.id.to_string();
         let mut candidate = Candidate {
             hash: ImageHash::of(&pixels),
             image,
@@ -129,7 +157,7 @@ impl Work<'_> {
             fit: 0.0,
         };
         let is_blank = gates::rejection(&candidate.gates).is_some();
-        if !is_blank && let Err(failure) = self.measure(draft, &mut candidate).await? {
+        if !is_blank && let Err(failure) = self.measure(own, &mut candidate).await? {
             return Ok(Err(failure));
         }
         self.compare(&mut candidate);
@@ -140,7 +168,7 @@ impl Work<'_> {
     /// The gates that need a model.
     async fn measure(
         &self,
-        draft: &Draft,
+        own: Own<'_>,
         candidate: &mut Candidate,
     ) -> Result<Result<(), ItemFailure>> {
         let rules = &self.plan.gates;
@@ -150,10 +178,12 @@ impl Work<'_> {
         if !(measures_alignment || wants_vector || self.plan.seeds_per_prompt > 1) {
             return Ok(Ok(()));
         }
-        let own = plain_text(&draft.prompt);
-        let others = self.texts.iter().filter(|text| **text != own);
+        // What belongs together is alike by design: nothing to be told from.
+        let together: Vec<String> = own.draft.prompts.iter().map(plain_text).collect();
+        let others = self.texts.iter().filter(|text| !together.contains(text));
         let others = others.take(OTHER_PROMPTS).cloned();
-        let texts = std::iter::once(own.clone()).chain(others).collect();
+        let texts = std::iter::once(plain_text(own.prompt)).chain(others);
+        let texts = texts.collect();
         let image = candidate.image.clone();
         let measured = match stages::measure(self.suite, image, texts, wants_vector).await? {
             Ok(measured) => measured.unwrap_or_default(),

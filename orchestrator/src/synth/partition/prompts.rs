@@ -3,7 +3,10 @@
 use anyhow::Result;
 pub(super) use dataset::duplicates::prompt_words as plain_text;
 use dataset::{identity::SampleId, minhash::Signature};
-use proto::promptgen::v1::{GeneratePromptsRequest, PromptItem};
+use proto::{
+    dataset::v1::{GateResult, Prompt},
+    promptgen::v1::{GeneratePromptsRequest, PromptItem},
+};
 
 use super::{Draft, Work};
 use crate::synth::{
@@ -22,50 +25,51 @@ impl Work<'_> {
         let mut prompts = self.keep(prompts);
         let mut drafts = Vec::new();
         for &(slot, id) in ids {
-            drafts.extend(prompts.remove(&id.to_string()).map(|prompt| Draft {
+            let own =
+                (0..self.picture_count).map(|index| prompts.remove(&id.picture(index).to_string()));
+            // The prompts of a sample stand or fall together.
+            let Some(own) = own.collect::<Option<Vec<Prompt>>>() else {
+                continue;
+            };
+            drafts.push(Draft {
                 slot,
                 attempt,
                 id,
-                prompt,
-                image: None,
+                prompts: own.into_iter().map(|prompt| named(prompt, id)).collect(),
+                images: Vec::new(),
                 gates: Vec::new(),
-            }));
+            });
         }
         if attempt == 0 {
-            self.texts = drafts
-                .iter()
-                .map(|draft| plain_text(&draft.prompt))
-                .collect();
+            let all = drafts.iter().flat_map(|draft| &draft.prompts);
+            self.texts = all.map(plain_text).collect();
         }
-        let vectors = self.prompt_vectors(&drafts).await?;
+        let mut vectors = self.prompt_vectors(&drafts).await?.map(Vec::into_iter);
         let earlier = self.earlier_prompts(&drafts).await?;
         let mut passed = Vec::new();
-        for (index, mut draft) in drafts.into_iter().enumerate() {
-            let vector = vectors.as_ref().map(|vectors| vectors[index].clone());
-            let traits = self.judge_prompt(&mut draft, vector, earlier[index]);
-            match gates::rejection(&draft.gates).cloned() {
+        for (mut draft, earlier) in drafts.into_iter().zip(earlier) {
+            let own = vectors.as_mut();
+            let own = own.map(|vectors| vectors.take(draft.prompts.len()).collect());
+            match self.judge_prompts(&mut draft, own, earlier) {
                 Some(rejection) => self.reject(&rejection, draft, None),
-                None => {
-                    self.held.enter(draft.id, traits);
-                    passed.push(draft);
-                }
+                None => passed.push(draft),
             }
         }
         Ok(passed)
     }
 
     fn prompt_request(&self, ids: &[(u64, SampleId)], attempt: u32) -> GeneratePromptsRequest {
-        let items = ids
-            .iter()
-            .map(|(slot, id)| PromptItem {
-                sample_id: id.to_string(),
-                slot: *slot,
+        let pictures = |&(slot, id): &(u64, SampleId)| {
+            (0..self.picture_count).map(move |picture| PromptItem {
+                sample_id: id.picture(picture).to_string(),
+                slot,
                 attempt,
+                picture,
             })
-            .collect();
+        };
         GeneratePromptsRequest {
             ability: self.partition.ability.clone(),
-            items,
+            items: ids.iter().flat_map(pictures).collect(),
             seed: self.plan.wanted.recipe_seed,
             slot_count: self.plan.slot_count(&self.partition.ability),
             split: self.plan.split.into(),
@@ -75,34 +79,68 @@ impl Work<'_> {
         }
     }
 
-    /// Vectors of the drafts' prompts, where a gate compares them and a model makes them.
+    /// Vectors of all the drafts' prompts, where a gate compares them and a model makes them.
     async fn prompt_vectors(&self, drafts: &[Draft]) -> Result<Option<Vec<Vec<f32>>>> {
         if self.plan.gates.max_prompt_cosine.is_none() || drafts.is_empty() {
             return Ok(None);
         }
-        let texts = drafts.iter().map(|draft| plain_text(&draft.prompt));
+        let all = drafts.iter().flat_map(|draft| &draft.prompts);
+        let texts = all.map(plain_text);
         stages::embeddings(self.suite, texts.collect()).await
     }
 
-    /// Holds a prompt against the gates, and gives what tells it from others; `earlier` is its
-    /// similarity with those of earlier rounds.
-    fn judge_prompt(&self, draft: &mut Draft, vector: Option<Vec<f32>>, earlier: f64) -> Traits {
+    /// Holds the prompts of a draft against the gates, each against those before it too, and enters
+    /// them; the rejection of the first that does not pass. `earlier` is the similarity of all of
+    /// them with those of a sample of an earlier round, and counts as the first one's.
+    fn judge_prompts(
+        &mut self,
+        draft: &mut Draft,
+        vectors: Option<Vec<Vec<f32>>>,
+        earlier: f64,
+    ) -> Option<GateResult> {
+        let mut vectors = vectors.map(Vec::into_iter);
+        for index in 0..draft.prompts.len() {
+            let prompt = &draft.prompts[index];
+            let vector = vectors.as_mut().and_then(Iterator::next);
+            let earlier = if index == 0 { earlier } else { 0.0 };
+            let (results, traits) = self.judge_prompt(prompt, vector, earlier);
+            draft.gates.extend(results);
+            if let Some(rejection) = gates::rejection(&draft.gates) {
+                return Some(rejection.clone());
+            }
+            self.held.enter(draft.id.picture(index as u32), traits);
+        }
+        None
+    }
+
+    /// What the gates say of a prompt, and what tells it from others.
+    fn judge_prompt(
+        &self,
+        prompt: &Prompt,
+        vector: Option<Vec<f32>>,
+        earlier: f64,
+    ) -> (Vec<GateResult>, Traits) {
         let rules = &self.plan.gates;
-        draft
-            .gates
-            .extend(gates::prompt::form(rules, &draft.prompt));
-        let own = Signature::of_phrases(&plain_text(&draft.prompt));
+        let mut results: Vec<GateResult> = gates::prompt::form(rules, prompt).into_iter().collect();
+        let own = Signature::of_phrases(&plain_text(prompt));
         let known = &self.held;
         let similarity = known.text_similarity(own.as_ref(), |traits| traits.prompt.as_ref());
         let cosine = vector
             .as_ref()
             .map(|vector| known.cosine(vector, |traits| traits.prompt_vector.as_ref()));
-        let repetition = gates::prompt::repetition(rules, similarity.max(earlier), cosine);
-        draft.gates.extend(repetition);
-        Traits {
+        let similarity = similarity.max(earlier);
+        results.extend(gates::prompt::repetition(rules, similarity, cosine));
+        let traits = Traits {
             prompt: own,
             prompt_vector: vector,
             ..Traits::default()
-        }
+        };
+        (results, traits)
     }
+}
+
+/// The prompt as one of the sample: those of further pictures come under names of their own.
+fn named(mut prompt: Prompt, id: SampleId) -> Prompt {
+    prompt.sample_id = id.to_string();
+    prompt
 }

@@ -94,8 +94,11 @@ impl DialogueWriter for Author {
             &item.sample_id.to_string(),
         ]);
         let kinds = kinds(ability, item, style);
-        let image_count = item.prompts.len();
-        let plan = plan::rounds(kinds, image_count, style.round_count, draws.clone());
+        let pictures = plan::Pictures {
+            count: item.prompts.len(),
+            shown: (ability.images_per_sample() > 1).then(|| ability.shown()),
+        };
+        let plan = plan::rounds(kinds, pictures, style.round_count, draws.clone());
         let plan = plan.ok_or_else(|| Error::NoQuestion {
             ability: ability.name().to_owned(),
         })?;

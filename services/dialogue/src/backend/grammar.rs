@@ -1,5 +1,7 @@
 //! Conversations from the ability's templates alone: seeded by the sample, true to
-//! the facts.
+//! the facts. `several` writes about samples with several pictures.
+
+mod several;
 
 use super::DialogueWriter;
 use crate::{
@@ -37,26 +39,21 @@ impl DialogueWriter for Grammar {
         "grammar"
     }
 
+    fn features(&self) -> Vec<&'static str> {
+        vec!["multi_image"]
+    }
+
     async fn write(&self, item: &Item, style: &Style) -> Result<Conversation, Error> {
-        let [prompt] = item.prompts.as_slice() else {
-            return Err(Error::SeveralImages {
-                image_count: item.prompts.len(),
-            });
+        let ability = self.ability(item)?;
+        let facts = facts(item)?;
+        let rounds = match facts.as_slice() {
+            [facts] => Rounds::new(ability, facts, item, style).collect()?,
+            _ => several::Rounds::new(ability, facts, item, style)?.collect()?,
         };
-        let ability = self
-            .abilities
-            .get(&prompt.ability)
-            .ok_or_else(|| unknown_ability(&self.abilities, &prompt.ability))?;
-        let facts = prompt
-            .facts
-            .as_ref()
-            .filter(|facts| !facts.subjects.is_empty())
-            .ok_or(Error::NoFacts)?;
-        let rounds = Rounds::new(ability, facts, item, style).collect()?;
         let conversation = Conversation {
             sample_id: item.sample_id.to_string(),
             turns: turns(rounds),
-            provenance: Some(provenance(ability, prompt, style)),
+            provenance: Some(provenance(ability, &item.prompts, style)),
         };
         // The templates of an ability are its author's; what they say is held against the facts too.
         match self.checker.check(&conversation, &item.prompts).first() {
@@ -69,6 +66,33 @@ impl DialogueWriter for Grammar {
     }
 }
 
+impl Grammar {
+    /// The ability of the item, which has as many pictures as the ability's samples.
+    fn ability(&self, item: &Item) -> Result<&Ability, Error> {
+        let name = item.prompts.first().map(|prompt| prompt.ability.as_str());
+        let name = name.unwrap_or_default();
+        let ability = self.abilities.get(name);
+        let ability = ability.ok_or_else(|| unknown_ability(&self.abilities, name))?;
+        match (ability.images_per_sample(), item.prompts.len()) {
+            (wanted, found) if wanted == found => Ok(ability),
+            (wanted, image_count) => Err(Error::SeveralImages {
+                ability: ability.name().to_owned(),
+                wanted,
+                image_count,
+            }),
+        }
+    }
+}
+
+/// The facts of each picture.
+fn facts(item: &Item) -> Result<Vec<&Facts>, Error> {
+    let facts = item.prompts.iter().map(|prompt| {
+        let facts = prompt.facts.as_ref();
+        facts.filter(|facts| !facts.subjects.is_empty())
+    });
+    facts.collect::<Option<_>>().ok_or(Error::NoFacts)
+}
+
 /// The error for a name that no ability has.
 pub(crate) fn unknown_ability(abilities: &Abilities, name: &str) -> Error {
     let known = abilities.names().collect::<Vec<_>>().join(", ");
@@ -76,6 +100,12 @@ pub(crate) fn unknown_ability(abilities: &Abilities, name: &str) -> Error {
         name: name.to_owned(),
         known,
     }
+}
+
+/// One round with the pictures that it shows.
+struct Round {
+    question: Question,
+    shown: Vec<u32>,
 }
 
 /// The rounds of one conversation as they are drawn.
@@ -114,7 +144,7 @@ impl<'a> Rounds<'a> {
         }
     }
 
-    fn collect(mut self) -> Result<Vec<Question>, Error> {
+    fn collect(mut self) -> Result<Vec<Round>, Error> {
         let ability = || self.ability.name().to_owned();
         if self
             .kinds
@@ -134,7 +164,14 @@ impl<'a> Rounds<'a> {
             };
             self.asked.push(question);
         }
-        Ok(self.asked)
+        // The first turn shows the picture.
+        let rounds = self.asked.into_iter().enumerate();
+        Ok(rounds
+            .map(|(number, question)| Round {
+                question,
+                shown: (number == 0).then_some(0).into_iter().collect(),
+            })
+            .collect())
     }
 
     /// The next round: of the next kind in turn that still has something to ask.
@@ -187,26 +224,20 @@ impl<'a> Rounds<'a> {
     }
 }
 
-fn turns(rounds: Vec<Question>) -> Vec<Turn> {
+fn turns(rounds: Vec<Round>) -> Vec<Turn> {
     let mut turns = Vec::with_capacity(2 * rounds.len());
-    for Question {
-        kind,
-        text,
-        answer,
-        accepted,
-        ..
-    } in rounds
-    {
-        // The first turn shows the picture.
-        let image_index = if turns.is_empty() {
-            vec![0]
-        } else {
-            Vec::new()
-        };
+    for Round { question, shown } in rounds {
+        let Question {
+            kind,
+            text,
+            answer,
+            accepted,
+            ..
+        } = question;
         turns.push(Turn {
             role: Role::User.into(),
             text,
-            image_index,
+            image_index: shown,
             kind: kind.into(),
             answer_keywords: Vec::new(),
         });
@@ -221,7 +252,7 @@ fn turns(rounds: Vec<Question>) -> Vec<Turn> {
     turns
 }
 
-fn provenance(ability: &Ability, prompt: &Prompt, style: &Style) -> Provenance {
+fn provenance(ability: &Ability, prompts: &[Prompt], style: &Style) -> Provenance {
     let kinds: BTreeSet<_> = style.kinds.iter().map(|kind| kind.as_str_name()).collect();
     let kinds = kinds.into_iter().collect::<Vec<_>>().join(",");
     let parameters = [
@@ -229,7 +260,10 @@ fn provenance(ability: &Ability, prompt: &Prompt, style: &Style) -> Provenance {
         ("kinds", kinds),
         ("round_count", style.round_count.to_string()),
     ];
-    let digest = Sha256::digest(prompt.text.as_bytes());
+    let digest = |prompt: &Prompt| {
+        let digest = Sha256::digest(prompt.text.as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
     Provenance {
         producer: "dialogue/grammar".to_owned(),
         code_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -239,7 +273,7 @@ fn provenance(ability: &Ability, prompt: &Prompt, style: &Style) -> Provenance {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
-        parent_sha256: vec![digest.iter().map(|byte| format!("{byte:02x}")).collect()],
+        parent_sha256: prompts.iter().map(digest).collect(),
         ..Provenance::default()
     }
 }

@@ -11,6 +11,7 @@ mod checking;
 mod local;
 #[path = "../../../../crates/llm/tests/model_server/mod.rs"]
 mod model_server;
+mod several;
 mod stage;
 #[path = "../../../../crates/llm/tests/tiny_model/mod.rs"]
 mod tiny_model;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use dataset::ability::{Abilities, Draw, Split};
+use dataset::ability::{Abilities, Ability, Draw, Split};
 use dialogue::{Options, start};
 use proto::{
     dataset::v1::{Conversation, Prompt},
@@ -41,11 +41,12 @@ pub(crate) async fn serve_with(options: Options) -> (Handle, Client) {
     (handle, client)
 }
 
-/// Prompts of every ability, with ids.
+/// Prompts of every ability with one picture per sample, with ids.
 pub(crate) fn shipped_prompts(count_per_ability: usize) -> Vec<Prompt> {
     let abilities = Abilities::load_folder(&assets().join("abilities")).unwrap();
     let mut prompts = Vec::new();
-    for ability in abilities.iter() {
+    let one_picture = |ability: &&Ability| ability.images_per_sample() == 1;
+    for ability in abilities.iter().filter(one_picture) {
         let draw = Draw {
             seed: 3,
             split: Split::Training,

@@ -23,7 +23,7 @@ async fn conversations_of_every_ability_agree_with_the_facts_and_balance_yes_and
         .unwrap();
     assert_eq!(
         (offered.backend.as_str(), offered.abilities.len()),
-        ("grammar", 13)
+        ("grammar", 20)
     );
 
     let prompts = shipped_prompts(60);

@@ -12,7 +12,7 @@ use crate::{
     error::Error,
     request::{Item, Wanted},
 };
-use dataset::ability::{Abilities, Ability, Draw, Draws, Split};
+use dataset::ability::{Abilities, Ability, Draws, Split};
 use draft::{Draft, Order};
 use keywords::Keywords;
 use llm::{
@@ -111,12 +111,7 @@ impl PromptWriter for Author {
 
     fn prepare(&self, wanted: &Wanted) -> Result<Box<dyn Prepared>, Error> {
         let ability = self.ability(&wanted.ability)?;
-        let draw = Draw {
-            seed: wanted.seed,
-            split: wanted.split,
-            style_weights: &wanted.style_weights,
-        };
-        let places = Places::new(ability, &ability.ordered(&draw)?, wanted.split);
+        let places = Places::new(ability, wanted)?;
         Ok(Box::new(Writer {
             abilities: Arc::clone(&self.abilities),
             ability: ability.clone(),
@@ -194,6 +189,7 @@ impl Writer {
         let mut corrections = 0;
         loop {
             let question = Question {
+                // The id is the picture's own.
                 key: format!("promptgen {id} {} prompt {corrections}", item.attempt),
                 messages: messages.clone(),
                 schema: Arc::clone(&self.schema),

@@ -1,11 +1,11 @@
 //! Prompts from the ability's file alone: seeded, balanced, with facts.
 
-use super::{Prepared, PromptWriter};
+use super::{Prepared, PromptWriter, sets::Sets};
 use crate::{
     error::Error,
     request::{Item, Wanted},
 };
-use dataset::ability::{Abilities, Ability, Combination, Draw};
+use dataset::ability::{Abilities, Ability, Combination, Draw, StyleWeightsError};
 use proto::dataset::v1::{Prompt, PromptSyntax, Provenance, WeightedText};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -54,17 +54,11 @@ impl PromptWriter for Grammar {
 
     fn prepare(&self, wanted: &Wanted) -> Result<Box<dyn Prepared>, Error> {
         let ability = self.ability(&wanted.ability)?;
-        let draw = Draw {
-            seed: wanted.seed,
-            split: wanted.split,
-            style_weights: &wanted.style_weights,
-        };
-        let order: Vec<Combination> = ability.ordered(&draw)?.into_iter().cloned().collect();
         Ok(Box::new(Writer {
             ability: ability.name().to_owned(),
             ability_sha256: ability.sha256().to_owned(),
             negative_text: ability.negative_prompt().to_owned(),
-            order,
+            places: Places::of(ability, wanted)?,
             wanted: Wanted {
                 items: Vec::new(),
                 ..wanted.clone()
@@ -86,8 +80,44 @@ struct Writer {
     ability: String,
     ability_sha256: String,
     negative_text: String,
-    order: Vec<Combination>,
+    places: Places,
     wanted: Wanted,
+}
+
+/// What the slots of an ability show.
+enum Places {
+    /// The prompts in their order, for abilities with one picture per sample.
+    Prompts(Vec<Combination>),
+    /// The sets of those with several.
+    Sets(Sets),
+}
+
+impl Places {
+    fn of(ability: &Ability, wanted: &Wanted) -> Result<Self, StyleWeightsError> {
+        if ability.images_per_sample() > 1 {
+            let sets = Sets::of(ability, wanted, |found| is_excluded(wanted, found))?;
+            return Ok(Self::Sets(sets));
+        }
+        let draw = Draw {
+            seed: wanted.seed,
+            split: wanted.split,
+            style_weights: &wanted.style_weights,
+        };
+        let order = ability.ordered(&draw)?;
+        Ok(Self::Prompts(order.into_iter().cloned().collect()))
+    }
+
+    fn count(&self) -> usize {
+        match self {
+            Self::Prompts(order) => order.len(),
+            Self::Sets(sets) => sets.count,
+        }
+    }
+}
+
+fn is_excluded(wanted: &Wanted, found: &Combination) -> bool {
+    let excluded = &wanted.excluded_texts;
+    excluded.contains(&found.webui_text()) || excluded.contains(&found.plain_text())
 }
 
 #[tonic::async_trait]
@@ -118,21 +148,25 @@ impl Writer {
     /// beginning again with the first when they are spent. Two slots never meet; a slot that comes
     /// back to a prompt comes with another seed for the picture.
     fn at(&self, item: &Item) -> Result<&Combination, Error> {
-        let excluded = &self.wanted.excluded_texts;
-        let is_excluded = |found: &&Combination| {
-            excluded.contains(&found.webui_text()) || excluded.contains(&found.plain_text())
+        let found = match &self.places {
+            Places::Prompts(order) => self.prompt_at(order, item),
+            Places::Sets(sets) => sets.at(item),
         };
-        let own = self.order.iter().skip(size(item.slot));
-        let own = own
-            .step_by(size(self.wanted.slot_count).max(1))
-            .filter(|found| !is_excluded(found));
-        let own: Vec<&Combination> = own.collect();
-        let turn = item.attempt as usize % own.len().max(1);
-        own.get(turn).copied().ok_or_else(|| Error::Exhausted {
+        found.ok_or_else(|| Error::Exhausted {
             ability: self.ability.clone(),
-            prompt_count: self.order.len(),
+            prompt_count: self.places.count(),
             slot: item.slot,
         })
+    }
+
+    fn prompt_at<'a>(&self, order: &'a [Combination], item: &Item) -> Option<&'a Combination> {
+        let own = order.iter().skip(size(item.slot));
+        let own = own
+            .step_by(size(self.wanted.slot_count).max(1))
+            .filter(|found| !is_excluded(&self.wanted, found));
+        let own: Vec<&Combination> = own.collect();
+        let turn = (item.attempt as usize).checked_rem(own.len())?;
+        own.get(turn).copied()
     }
 
     fn text(&self, found: &Combination) -> String {
@@ -161,13 +195,16 @@ impl Writer {
     }
 
     fn provenance(&self, item: &Item) -> Provenance {
-        let parameters = BTreeMap::from([
+        let mut parameters = BTreeMap::from([
             ("ability_sha256", self.ability_sha256.clone()),
             ("attempt", item.attempt.to_string()),
             ("slot", item.slot.to_string()),
             ("slot_count", self.wanted.slot_count.to_string()),
             ("split", format!("{:?}", self.wanted.split).to_lowercase()),
         ]);
+        if matches!(self.places, Places::Sets(_)) {
+            parameters.insert("picture", item.picture.to_string());
+        }
         Provenance {
             producer: "promptgen/grammar".to_owned(),
             code_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -25,7 +25,7 @@ async fn abilities_are_listed_in_pages_and_described() {
             break;
         }
     }
-    assert!(names.len() == 13 && names.is_sorted(), "{names:?}");
+    assert!(names.len() == 20 && names.is_sorted(), "{names:?}");
     let bad = ListAbilitiesRequest {
         page_size: 0,
         page_token: "after:nothing".into(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     dataset::v1::{Prompt, PromptSyntax},
-    promptgen::v1::{GeneratePromptsRequest, GetCapabilitiesRequest, PromptSplit},
+    promptgen::v1::{GeneratePromptsRequest, GetCapabilitiesRequest, PromptItem, PromptSplit},
 };
 use tonic::Code;
 
@@ -22,11 +22,14 @@ async fn prompts_come_with_facts_weights_and_origin_and_none_comes_twice() {
         .unwrap();
     assert_eq!(
         (offered.backend.as_str(), offered.abilities.len()),
-        ("grammar", 13)
+        ("grammar", 20)
     );
 
     let mut texts = BTreeSet::new();
-    for ability in &offered.abilities {
+    // Samples of several pictures are asked for below.
+    let several = ["difference", "one_per_turn", "relation", "similarity"];
+    let abilities = offered.abilities.iter();
+    for ability in abilities.filter(|ability| !several.contains(&ability.as_str())) {
         let found = prompts(&mut client, request(ability, 64)).await;
         let keywords: BTreeSet<_> = found.iter().map(|prompt| &prompt.keyword).collect();
         for prompt in &found {
@@ -233,5 +236,75 @@ async fn bad_requests_are_refused_by_field() {
         ),
     ] {
         assert_eq!(field_of(&ask(&mut client, bad).await.unwrap_err()), field);
+    }
+}
+
+#[tokio::test]
+async fn the_pictures_of_a_sample_are_items_that_share_its_slot_and_come_again_alone() {
+    let (_handle, mut client) = serve(options()).await;
+    let item = |slot: u64, attempt: u32, picture: u32| PromptItem {
+        sample_id: format!(
+            "{:032x}",
+            (slot * 8 + u64::from(attempt)) * 8 + u64::from(picture)
+        ),
+        slot,
+        attempt,
+        picture,
+    };
+    let asked = |items: Vec<PromptItem>| GeneratePromptsRequest {
+        items,
+        slot_count: 20,
+        ..request("difference", 1)
+    };
+    let all: Vec<_> = (0..20)
+        .flat_map(|slot| [item(slot, 0, 0), item(slot, 0, 1)])
+        .collect();
+    let whole = prompts(&mut client, asked(all)).await;
+    let (mut samples, mut differences) = (BTreeSet::new(), BTreeSet::new());
+    for pair in whole.chunks(2) {
+        let facts = |index: usize| pair[index].facts.clone().unwrap();
+        let (one, other) = (facts(0), facts(1));
+        let differ = (
+            one.subjects != other.subjects,
+            one.scene != other.scene,
+            one.style != other.style,
+        );
+        differences.insert(differ);
+        samples.insert((pair[0].text.clone(), pair[1].text.clone()));
+    }
+    assert_eq!(samples.len(), 20);
+    let one_thing = [
+        (true, false, false),
+        (false, true, false),
+        (false, false, true),
+    ];
+    assert_eq!(differences, BTreeSet::from(one_thing));
+
+    let alone = prompts(&mut client, asked(vec![item(7, 0, 1)])).await;
+    assert_eq!(alone[0], whole[15]);
+    let next = prompts(&mut client, asked(vec![item(7, 1, 0), item(7, 1, 1)])).await;
+    assert!(!samples.contains(&(next[0].text.clone(), next[1].text.clone())));
+    let excluding = GeneratePromptsRequest {
+        excluded_texts: vec![whole[14].text.clone()],
+        ..asked(vec![item(7, 0, 0), item(7, 0, 1)])
+    };
+    let others = prompts(&mut client, excluding).await;
+    assert!(others.iter().all(|prompt| prompt.text != whole[14].text));
+
+    for (bad, field) in [
+        (vec![item(0, 0, 2)], "items[0].picture"),
+        (
+            vec![
+                item(0, 0, 1),
+                PromptItem {
+                    sample_id: "0".repeat(32),
+                    ..item(0, 0, 1)
+                },
+            ],
+            "items[1].slot",
+        ),
+    ] {
+        let status = ask(&mut client, asked(bad)).await.unwrap_err();
+        assert_eq!(field_of(&status), field);
     }
 }

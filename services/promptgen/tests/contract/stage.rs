@@ -49,6 +49,7 @@ pub(crate) fn items(slots: Range<u64>, attempt: u32) -> Vec<PromptItem> {
             sample_id: format!("{:032x}", slot * 100 + u64::from(attempt)),
             slot,
             attempt,
+            picture: 0,
         })
         .collect()
 }

@@ -4,7 +4,7 @@ use super::{
     super::{
         Aspect, QuestionTemplate,
         error::AtKey,
-        file::{AbilityFile, SharedFile},
+        file::{AbilityFile, SharedFile, Shown},
         template::{Slot, Template},
     },
     Axes, Checked, names, require,
@@ -13,7 +13,7 @@ use proto::dataset::v1::QuestionKind;
 use std::collections::BTreeMap;
 
 /// Placeholders that a question fills by itself, by kind; they are no aspects.
-pub(super) const SPECIAL: [&str; 9] = [
+pub(super) const SPECIAL: [&str; 10] = [
     "value",
     "truth",
     "first",
@@ -23,6 +23,7 @@ pub(super) const SPECIAL: [&str; 9] = [
     "caption",
     "abnormality",
     "phrase",
+    "ordinal",
 ];
 
 fn special_of(kind: QuestionKind) -> &'static [&'static str] {
@@ -40,6 +41,8 @@ pub(super) struct Texts<'a> {
     pub(super) axes: &'a Axes,
     pub(super) aspects: &'a BTreeMap<String, Aspect>,
     pub(super) main_aspect: &'a str,
+    pub(super) image_count: usize,
+    pub(super) shown: Shown,
 }
 
 impl Texts<'_> {
@@ -74,7 +77,7 @@ impl Texts<'_> {
                 both,
                 "a yes/no question needs the wording of its no",
             )?;
-            if file.question_kinds.contains(&question.kind) {
+            if file.question_kinds.contains(&question.kind) && self.is_askable(question) {
                 kept.push(question.clone());
             }
         }
@@ -83,7 +86,11 @@ impl Texts<'_> {
             require(
                 "question_kinds",
                 some,
-                &format!("there is no question of the kind {}", kind.as_str_name()),
+                &format!(
+                    "there is no question of the kind {}{}",
+                    kind.as_str_name(),
+                    self.hint(kind)
+                ),
             )?;
         }
         Ok(kept)
@@ -99,6 +106,7 @@ impl Texts<'_> {
                 bare,
                 "evaluation has accepted keywords, no worded answers",
             )?;
+            self.scorable(&key, question)?;
         }
         Ok(())
     }
@@ -112,6 +120,7 @@ impl Texts<'_> {
             known,
             &format!("`{about}` is none of the aspects {aspects}"),
         )?;
+        self.pictures(key, question)?;
         for (aspect, values) in &question.when {
             self.condition(&format!("{key}.when.{aspect}"), aspect, values)?;
         }
@@ -163,6 +172,10 @@ impl Texts<'_> {
         question: Option<(QuestionKind, &str)>,
     ) -> Checked {
         for slot in template.slots() {
+            self.picture(key, slot, question.map(|(kind, _)| kind))?;
+            if slot.name == "ordinal" {
+                continue;
+            }
             let special =
                 question.filter(|(kind, _)| special_of(*kind).contains(&slot.name.as_str()));
             let bare =

@@ -1,7 +1,7 @@
 //! What the rounds of a conversation are, before the model is asked: kinds in turn, yes as often as no,
 //! the right choice at any letter, each picture shown where it is first needed.
 
-use dataset::ability::Draws;
+use dataset::ability::{Draws, Shown};
 use proto::dataset::v1::QuestionKind;
 
 /// One round to be written.
@@ -32,10 +32,21 @@ pub(super) enum About {
 pub(super) const MAX_CHOICES: usize = 4;
 const TASKS: [&str; 3] = ["a difference", "a similarity", "a relation"];
 
+/// The pictures of a conversation, and how its ability shows them; `None` where it leaves that to the
+/// plan.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pictures {
+    pub(super) count: usize,
+    pub(super) shown: Option<Shown>,
+}
+
 /// The rounds of a conversation; `None` where the kinds allow no first one.
 pub(super) fn rounds(
     kinds: Vec<QuestionKind>,
-    image_count: usize,
+    Pictures {
+        count: image_count,
+        shown,
+    }: Pictures,
     round_count: usize,
     draws: Draws,
 ) -> Option<Vec<Round>> {
@@ -48,7 +59,10 @@ pub(super) fn rounds(
     let is_one_per_turn = image_count > 1
         && round_count >= image_count
         && has_single
-        && (!has_multi || planner.draws.coin());
+        && match shown {
+            Some(shown) => shown == Shown::OnePerTurn,
+            None => !has_multi || planner.draws.coin(),
+        };
     let mut rounds: Vec<Round> = Vec::with_capacity(round_count);
     for number in 0..round_count {
         let round = match (is_one_per_turn, number) {
@@ -150,7 +164,11 @@ mod tests {
 
     fn of(kinds: &[QuestionKind], images: usize, count: usize, name: usize) -> Vec<Round> {
         let draws = Draws::new(&["plan", &name.to_string()]);
-        rounds(kinds.to_vec(), images, count, draws).expect("a plan")
+        let pictures = Pictures {
+            count: images,
+            shown: None,
+        };
+        rounds(kinds.to_vec(), pictures, count, draws).expect("a plan")
     }
 
     #[test]
@@ -190,6 +208,10 @@ mod tests {
         // A coin decides each first one: sixty throws have a standard deviation of 7.7.
         assert!(yes[0].abs_diff(yes[1]) < 24, "{yes:?}");
         let follow_up = vec![QuestionKind::FollowUp];
-        assert!(rounds(follow_up, 1, 2, Draws::new(&["none"])).is_none());
+        let one = Pictures {
+            count: 1,
+            shown: None,
+        };
+        assert!(rounds(follow_up, one, 2, Draws::new(&["none"])).is_none());
     }
 }

@@ -97,7 +97,10 @@ fn order(ability: &Ability, place: &Place) -> String {
         }
         Some(FactPath::Scene) => "It is the scene.".to_owned(),
         Some(FactPath::Style) => "It is the style.".to_owned(),
-        Some(FactPath::Subject) | None => "It is the name of the first subject.".to_owned(),
+        // The keywords of an ability about categories are things.
+        Some(FactPath::Subject | FactPath::Category) | None => {
+            "It is the name of the first subject.".to_owned()
+        }
     };
     let mut lines = vec![format!("Keyword: {keyword}. {stands}")];
     for (name, value) in [("Setting", scene), ("Style", style)] {

@@ -195,7 +195,9 @@ impl Order<'_> {
             Some(FactPath::Attribute(name)) => {
                 format!("as the attribute `{name}` of the first subject")
             }
-            Some(FactPath::Subject) | None => "as the first subject".to_owned(),
+            Some(FactPath::Subject | FactPath::Category) | None => {
+                "as the first subject".to_owned()
+            }
         }
     }
 

@@ -1,8 +1,11 @@
 //! What a slot's prompt is about. The ability's seeded order decides it, so that quotas of keywords
 //! and styles, and the part held out for benchmarks, hold before the model is asked.
 
-use crate::request::{Item, Wanted};
-use dataset::ability::{Ability, Combination, FactPath, Split, split_of};
+use crate::{
+    backend::sets::Sets,
+    request::{Item, Wanted},
+};
+use dataset::ability::{Ability, Combination, Draw, FactPath, Split, StyleWeightsError, split_of};
 
 /// What one prompt must be about.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,38 +16,53 @@ pub(super) struct Place {
 }
 
 /// The places of an ability in their order.
-#[derive(Debug)]
 pub(super) struct Places {
     order: Vec<Place>,
+    /// Where a sample shows several pictures, what they show instead.
+    sets: Option<Sets>,
     keyword_count: usize,
     split: Split,
     main: Option<FactPath>,
 }
 
 impl Places {
-    pub(super) fn new(ability: &Ability, order: &[&Combination], split: Split) -> Self {
-        let place = |found: &&Combination| Place {
-            keyword: found.keyword.clone(),
-            style: found.facts.style.clone(),
-            scene: found.facts.scene.clone(),
+    /// Errors: a style that no prompt has, or a weight that is no share.
+    pub(super) fn new(ability: &Ability, wanted: &Wanted) -> Result<Self, StyleWeightsError> {
+        let draw = Draw {
+            seed: wanted.seed,
+            split: wanted.split,
+            style_weights: &wanted.style_weights,
         };
+        let is_several = ability.images_per_sample() > 1;
         let main = ability.aspects().get(ability.main_aspect());
-        Self {
-            order: order.iter().map(place).collect(),
+        let order = ability.ordered(&draw)?;
+        Ok(Self {
+            order: order.into_iter().map(place).collect(),
+            // The model's own words differ from the ability's, so no text of a set is excluded.
+            sets: match is_several {
+                true => Some(Sets::of(ability, wanted, |_| false)?),
+                false => None,
+            },
             keyword_count: ability.keywords().len().max(1),
-            split,
+            split: wanted.split,
             main: main.map(|aspect| aspect.fact.clone()),
-        }
+        })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.order.len()
+        self.sets
+            .as_ref()
+            .map_or(self.order.len(), |sets| sets.count)
     }
 
     /// The place `slot + attempt · slot_count`; past the end the order begins again, with another
     /// seed for the model. `more` are keywords beyond those of the ability's file: in every round
     /// each keyword has one turn. `None` where the order is empty.
+    /// Pictures that belong together keep to the ability's own keywords.
     pub(super) fn at(&self, item: &Item, wanted: &Wanted, more: &[String]) -> Option<Place> {
+        if let Some(sets) = &self.sets {
+            return sets.at(item).map(place);
+        }
         let behind = u128::from(item.attempt) * u128::from(wanted.slot_count);
         let number = u128::from(item.slot) + behind;
         let per_round = (self.keyword_count + more.len()) as u128;
@@ -80,5 +98,13 @@ impl Places {
             let is_in_part = split_of(keyword, &place.scene, &place.style) == self.split;
             is_in_part.then_some(place)
         })
+    }
+}
+
+fn place(found: &Combination) -> Place {
+    Place {
+        keyword: found.keyword.clone(),
+        style: found.facts.style.clone(),
+        scene: found.facts.scene.clone(),
     }
 }

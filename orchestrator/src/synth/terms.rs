@@ -1,0 +1,47 @@
+//! What a recipe's abilities ask of the other stages, looked at before any work.
+
+use anyhow::{Result, anyhow};
+
+use super::stages;
+use crate::{
+    bad_input::BadInput,
+    recipe::Recipe,
+    suite::{ServiceName, Suite},
+};
+
+/// Models with this name draw single things in a scene, and no more.
+const SMALL_MODELS: &str = "builtin:nano";
+
+/// Refuses a recipe whose image model cannot draw what an ability needs, or whose evaluation would ask
+/// about one picture where a sample has several.
+///
+/// # Errors
+/// As said, as bad input; or promptgen does not answer.
+pub async fn check(suite: &Suite, recipe: &Recipe) -> Result<()> {
+    let mut model = recipe.synth.image.model.clone();
+    for name in recipe.synth.abilities.keys() {
+        let ability = stages::ability(suite, name).await?;
+        if ability.images_per_sample > 1 && recipe.eval.is_some() {
+            let complaint = anyhow!(
+                "the evaluation asks about one picture, and samples of ability `{name}` have {}: leave the ability or [eval] out",
+                ability.images_per_sample
+            );
+            return Err(complaint.context(BadInput));
+        }
+        if ability.needs.is_empty() {
+            continue;
+        }
+        if model.is_empty() {
+            let models = suite.capabilities(ServiceName::Diffusion).await?.models;
+            model = models.into_iter().next().unwrap_or_default().name;
+        }
+        if model.starts_with(SMALL_MODELS) {
+            let complaint = anyhow!(
+                "ability `{name}` needs {}, and {model} is none: name another model in [synth.image], or leave the ability out",
+                ability.needs
+            );
+            return Err(complaint.context(BadInput));
+        }
+    }
+    Ok(())
+}
