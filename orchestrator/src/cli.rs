@@ -494,10 +494,10 @@ pub enum SchedulerArg {
     EulerA,
     /// Heun.
     Heun,
-    /// DPM-Solver++ 2M.
+    /// DPM-Solver++ 2M with Karras' noise levels.
     #[value(name = "dpmpp_2m")]
     Dpmpp2m,
-    /// DPM-Solver++ 2M, SDE form.
+    /// DPM-Solver++ 2M, SDE form, with Karras' noise levels.
     #[value(name = "dpmpp_2m_sde")]
     Dpmpp2mSde,
     /// UniPC.

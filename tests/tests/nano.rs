@@ -16,7 +16,7 @@ fn a_seed_gives_the_picture_that_diffusers_makes() {
     let references = checkout().join("tests/fixtures/nano_sd");
     let listed: Vec<serde_json::Value> =
         serde_json::from_slice(&fs::read(references.join("pictures.json")).unwrap()).unwrap();
-    assert_eq!(listed.len(), 10);
+    assert_eq!(listed.len(), 20);
     let folder = tempfile::tempdir().unwrap();
     for picture in &listed {
         let out = folder.path().join(picture["file"].as_str().unwrap());

@@ -168,7 +168,6 @@ fn info(pipeline: &Pipeline) -> dataset::ModelInfo {
 
 fn model(pipeline: &Pipeline) -> pb::DiffusionModel {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    // A sampler that is not offered has no name; the request then has to choose one.
     let scheduler = pipeline
         .scheduler_name(None)
         .map_or(pb::Scheduler::Unspecified, scheduler_value);

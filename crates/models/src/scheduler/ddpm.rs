@@ -11,16 +11,19 @@ use crate::torch_rng::TorchRng;
 
 /// How much fresh noise a step brings (section 3.2 of the paper).
 #[derive(Clone, Copy, Debug, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
 enum Variance {
     /// β̃, the posterior's.
-    FixedSmall,
+    #[serde(rename = "fixed_small")]
+    Small,
     /// The same by way of its logarithm.
-    FixedSmallLog,
+    #[serde(rename = "fixed_small_log")]
+    SmallByLog,
     /// β.
-    FixedLarge,
+    #[serde(rename = "fixed_large")]
+    Large,
     /// The same by way of its logarithm (diffusers takes the root of the logarithm, which is NaN).
-    FixedLargeLog,
+    #[serde(rename = "fixed_large_log")]
+    LargeByLog,
 }
 
 /// The stochastic sampler.
@@ -42,7 +45,7 @@ impl Ddpm {
             noise: noise.refuse_noise_from_noise(fields)?,
             spacing: Spacing::read_or_leading(fields)?,
             bound: Bound::read(fields, true)?,
-            variance: fields.take_or("variance_type", Variance::FixedSmall)?,
+            variance: fields.take_or("variance_type", Variance::Small)?,
         })
     }
 }
@@ -85,10 +88,10 @@ impl DdpmRule {
         let beta = 1. - alpha / alpha_before;
         let posterior = ((1. - alpha_before) / (1. - alpha) * beta).max(1e-20);
         match self.variance {
-            Variance::FixedSmall => posterior.sqrt(),
-            Variance::FixedSmallLog => (0.5 * posterior.ln()).exp(),
-            Variance::FixedLarge => beta.sqrt(),
-            Variance::FixedLargeLog => (0.5 * beta.ln()).exp(),
+            Variance::Small => posterior.sqrt(),
+            Variance::SmallByLog => (0.5 * posterior.ln()).exp(),
+            Variance::Large => beta.sqrt(),
+            Variance::LargeByLog => (0.5 * beta.ln()).exp(),
         }
     }
 }

@@ -79,7 +79,7 @@ impl Euler {
         }
         let mut sigmas: Vec<f32> = sigmas.iter().map(|s| *s as f32).collect();
         if self.timestep_kind == TimestepKind::Continuous
-            && self.noise.prediction == Prediction::VPrediction
+            && self.noise.prediction == Prediction::Velocity
         {
             timesteps = sigmas.iter().map(|s| 0.25 * s.ln()).collect();
         }

@@ -60,6 +60,13 @@ impl Multistep {
         let trained = Trained::new(self.noise.sigmas());
         let before = differences.visited_before;
         let visited = self.spacing.multistep(self.noise.count(), before, steps)?;
+        if visited.is_empty() {
+            return Err(Error::Steps {
+                steps,
+                least: 1,
+                most: before,
+            });
+        }
         let (timesteps, sigmas) = match self.spread {
             Spread::Visited => {
                 let sigmas = visited.iter().map(|t| trained.at(*t)).collect();

@@ -11,7 +11,8 @@ pub(super) enum Prediction {
     /// The clean latents.
     Sample,
     /// √ᾱ · noise − √(1 − ᾱ) · clean (Salimans and Ho 2022, arXiv 2202.00512, appendix D).
-    VPrediction,
+    #[serde(rename = "v_prediction")]
+    Velocity,
 }
 
 impl Prediction {
@@ -21,7 +22,7 @@ impl Prediction {
         match self {
             Self::Epsilon => (x - noise * out) / signal,
             Self::Sample => out,
-            Self::VPrediction => signal * x - noise * out,
+            Self::Velocity => signal * x - noise * out,
         }
     }
 
@@ -31,7 +32,7 @@ impl Prediction {
         match self {
             Self::Epsilon => out,
             Self::Sample => (x - signal * out) / noise,
-            Self::VPrediction => signal * out + noise * x,
+            Self::Velocity => signal * out + noise * x,
         }
     }
 
@@ -41,7 +42,7 @@ impl Prediction {
         match self {
             Self::Epsilon => x - sigma * out,
             Self::Sample => out,
-            Self::VPrediction => out * (-sigma / variance.sqrt()) + x / variance,
+            Self::Velocity => out * (-sigma / variance.sqrt()) + x / variance,
         }
     }
 }

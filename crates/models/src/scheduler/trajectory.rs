@@ -110,6 +110,7 @@ pub struct Trajectory {
 impl Trajectory {
     /// Through `timesteps` from the one numbered `begin`.
     pub(super) fn new(timesteps: Vec<f32>, begin: usize, rule: impl Rule + 'static) -> Self {
+        let begin = begin.min(timesteps.len());
         Self {
             timesteps,
             begin,

@@ -139,7 +139,7 @@ async fn a_bad_request_is_refused_and_the_field_is_named() {
         ("settings.scheduler", with(|s| s.scheduler = 99)),
         (
             "settings.scheduler",
-            with(|s| s.scheduler = Scheduler::Heun.into()),
+            with(|s| s.scheduler = Scheduler::FlowEuler.into()),
         ),
         ("settings.prompt_syntax", with(|s| s.prompt_syntax = 9)),
         ("settings.clip_skip", with(|s| s.clip_skip = 1)),
@@ -169,6 +169,34 @@ async fn a_bad_request_is_refused_and_the_field_is_named() {
     let status = stage.ask(unknown).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     assert!(explain(&status).contains("there are: tiny"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sampler_of_the_schema_makes_its_own_picture_or_says_why_not() {
+    let stage = Stage::start(options()).await.unwrap();
+    let mut pictures = HashMap::new();
+    for number in 1..=11 {
+        let scheduler = Scheduler::try_from(number).unwrap();
+        let request = with(|s| {
+            s.scheduler = number;
+            s.step_count = 4;
+        });
+        if scheduler == Scheduler::FlowEuler {
+            let status = stage.ask(request).await.unwrap_err();
+            assert!(status.message().contains("flow matching"), "{status}");
+            continue;
+        }
+        let outcomes = stage.outcomes(request).await;
+        let outcome = outcomes.values().next().unwrap();
+        let Outcome::Image(image) = outcome else {
+            panic!("{scheduler:?}: {outcome:?}")
+        };
+        let provenance = image.image.as_ref().unwrap().provenance.as_ref().unwrap();
+        let name = &provenance.parameters["scheduler"];
+        let twin = pictures.insert(png(outcome).to_vec(), name.clone());
+        assert!(twin.is_none(), "{name} makes the picture of {twin:?}");
+    }
+    assert_eq!(pictures.len(), 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
