@@ -171,6 +171,7 @@ impl Errand {
             sample_id: id.to_string(),
             slot,
             attempt: 0,
+            picture: 0,
         };
         // What stands in the file already is no candidate.
         let held = curation.held.prompts.iter().flat_map(|entry| entry.texts());
