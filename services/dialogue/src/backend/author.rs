@@ -260,7 +260,6 @@ impl Author {
             seeded: self.model.is_seeded(),
             parameters: parameters.into_iter().collect(),
             parent_sha256: parents,
-            ..Provenance::default()
         }
     }
 }

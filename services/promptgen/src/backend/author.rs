@@ -273,7 +273,6 @@ impl Writer {
             seeded: self.model.is_seeded(),
             parameters: parameters.into_iter().collect(),
             parent_sha256: vec![self.ability.sha256().to_owned()],
-            ..Provenance::default()
         }
     }
 }
