@@ -1,6 +1,6 @@
 //! `diptych curate`: candidates for an ability's examples, kept or dropped by a person.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
@@ -89,7 +89,7 @@ async fn errand(curation: &Curation, args: &CurateArgs, session: &Session) -> Re
     })
 }
 
-fn read_ids(file: &PathBuf) -> Result<Vec<String>> {
+fn read_ids(file: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("cannot read the ids in {}", file.display()))
         .context(BadInput)?;

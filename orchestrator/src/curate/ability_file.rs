@@ -139,7 +139,10 @@ impl AbilityFile {
     fn replace(&self, text: &str) -> Result<()> {
         self.load(text)
             .context("the file would not load any more, and stays as it was")?;
-        files::write(&self.path, text.as_bytes())
+        let permissions = fs::metadata(&self.path).map(|file| file.permissions());
+        files::write(&self.path, text.as_bytes())?;
+        let kept = permissions.and_then(|permissions| fs::set_permissions(&self.path, permissions));
+        kept.with_context(|| format!("cannot keep the permissions of {}", self.path.display()))
     }
 
     fn read(&self) -> Result<String> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use dataset::{
     identity::{SampleId, SampleKey},
     store::{Location, Reader},
@@ -299,8 +299,10 @@ async fn take(
     Err(none.context(BadInput))
 }
 
-/// Puts a sample into the journal, its pictures first.
+/// Puts a sample into the journal, its pictures first: their files have the sample's id, which a
+/// dataset of somebody's making may have as anything.
 fn add(curation: &mut Curation, sample: &Sample, origin: String, slot: Option<u64>) -> Result<()> {
+    let id: SampleId = sample.id.parse().context(BadInput)?;
     let mut pictures = Vec::new();
     for (index, image) in sample.images.iter().enumerate() {
         let Some(Content::Data(data)) = &image.content else {
@@ -310,7 +312,7 @@ fn add(curation: &mut Curation, sample: &Sample, origin: String, slot: Option<u6
             continue;
         };
         let plate = Plate {
-            file: format!("{}-{index}.{extension}", sample.id),
+            file: format!("{id}-{index}.{extension}"),
             media_type: image.media_type.clone(),
             width_px: image.width_px,
         };

@@ -101,7 +101,7 @@ pub(crate) async fn serve(curation: Curation, shown: Vec<String>, listen: Listen
         draining.cancel();
     });
     tokio::select! {
-        served = async { served.await } => served.context("the page's server ended")?,
+        served = served.into_future() => served.context("the page's server ended")?,
         // A browser that keeps a connection open does not keep the program.
         () = async { drained.cancelled().await; tokio::time::sleep(DRAIN_TIMEOUT).await } => {}
     }
