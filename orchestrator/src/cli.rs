@@ -66,6 +66,15 @@ pub struct Global {
         value_name = "NAME=URL"
     )]
     pub endpoints: Vec<String>,
+    /// Language model of the back-end `local` in services started in this process: a folder in the
+    /// layout of transformers, or a .gguf file.
+    #[arg(
+        long,
+        global = true,
+        env = "DIPTYCH_LANGUAGE_MODEL",
+        value_name = "PATH"
+    )]
+    pub language_model: Option<PathBuf>,
     /// How services are reached.
     #[command(flatten)]
     pub client: ClientOptions,

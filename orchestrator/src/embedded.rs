@@ -176,8 +176,9 @@ async fn start(
                 backend => {
                     let arguments =
                         promptgen::Arguments::try_parse_from(backend_arguments(name, backend));
-                    let found = arguments.map_err(not_offered)?.service();
+                    let mut found = arguments.map_err(not_offered)?.service();
                     refuse_several_lists(found.keyword_count, needs.shard_count)?;
+                    name_model(&mut found.local.path, global);
                     promptgen::Options {
                         abilities: root.join("abilities"),
                         assets: root,
@@ -191,7 +192,8 @@ async fn start(
                 max_message_bytes: bytes,
                 ..options
             };
-            promptgen::start(options, listener, telemetry, stop).await?
+            let started = promptgen::start(options, listener, telemetry, stop).await;
+            started.map_err(|error| misconfigured(error, name, needs))?
         }
         ServiceName::Diffusion => {
             let models = image_model(&needs.image_model)?;
@@ -210,7 +212,8 @@ async fn start(
                 backend => {
                     let arguments =
                         dialogue::Arguments::try_parse_from(backend_arguments(name, backend));
-                    let found = arguments.map_err(not_offered)?.service();
+                    let mut found = arguments.map_err(not_offered)?.service();
+                    name_model(&mut found.local.path, global);
                     dialogue::Options {
                         abilities: root.join("abilities"),
                         journal: journal(name, needs)?.or(found.journal.clone()),
@@ -222,7 +225,8 @@ async fn start(
                 max_message_bytes: bytes,
                 ..options
             };
-            dialogue::start(options, listener, telemetry, stop).await?
+            let started = dialogue::start(options, listener, telemetry, stop).await;
+            started.map_err(|error| misconfigured(error, name, needs))?
         }
         ServiceName::Trainer => {
             let options = trainer::Options {
@@ -278,10 +282,33 @@ fn not_offered(error: clap::Error) -> anyhow::Error {
     reason.context(crate::bad_input::BadInput)
 }
 
-/// The file in which a service keeps what its language model answered.
+/// Puts in the language model that the command line names.
+#[cfg(feature = "embedded")]
+fn name_model(path: &mut Option<std::path::PathBuf>, global: &Global) {
+    if let Some(named) = &global.language_model {
+        *path = Some(named.clone());
+    }
+}
+
+/// Marks options that a service refuses as the caller's: a back-end that the recipe asks for, and
+/// whose model nobody named.
+#[cfg(feature = "embedded")]
+fn misconfigured(error: runtime::StartError, name: ServiceName, needs: &Needs) -> anyhow::Error {
+    let is_asked = needs.backends.contains_key(&name);
+    match error {
+        runtime::StartError::Options(_) if is_asked => {
+            anyhow::Error::from(error).context(crate::bad_input::BadInput)
+        }
+        _ => error.into(),
+    }
+}
+
+/// The file in which a service keeps what its language model answered. One in this process answers
+/// the same again, and needs none.
 #[cfg(feature = "embedded")]
 fn journal(name: ServiceName, needs: &Needs) -> Result<Option<std::path::PathBuf>> {
-    let Some(folder) = &needs.journals else {
+    let folder = needs.journals.as_ref();
+    let Some(folder) = folder.filter(|_| asked_backend(name, needs) == "openai") else {
         return Ok(None);
     };
     std::fs::create_dir_all(folder)

@@ -79,8 +79,8 @@ pub struct Synth {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromptSettings {
-    /// Back-end that promptgen must have: `grammar` or `openai`. Empty takes whatever an endpoint
-    /// has, and the grammar in this process.
+    /// Back-end that promptgen must have: `grammar`, `openai` or `local`. Empty takes whatever an
+    /// endpoint has, and the grammar in this process.
     pub backend: String,
 }
 
@@ -126,8 +126,8 @@ pub enum PromptSyntax {
 pub struct DialogueSettings {
     /// Question–answer rounds per sample, 1 to 16.
     pub rounds: u32,
-    /// Back-end that dialogue must have: `grammar` or `openai`. Empty takes whatever an endpoint has,
-    /// and the grammar in this process.
+    /// Back-end that dialogue must have: `grammar`, `openai` or `local`. Empty takes whatever an
+    /// endpoint has, and the grammar in this process.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub backend: String,
 }

@@ -157,6 +157,41 @@ fn an_endpoint_that_is_another_service_or_back_end_is_refused_by_name() {
 }
 
 #[test]
+fn a_back_end_whose_model_is_not_named_is_refused_with_the_variable_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = folder.path().join("recipe.toml");
+    let synth = |stage: &str, backend: &str, options: &[&str]| {
+        let text = format!(
+            "seed = 1\n[synth]\nabilities = {{ animal = 1 }}\n[synth.{stage}]\nbackend = \"{backend}\"\n"
+        );
+        fs::write(&recipe, text).unwrap();
+        diptych(|command| {
+            command
+                .env_remove("DIPTYCH_LANGUAGE_MODEL")
+                .env_remove("DIPTYCH_LLM_URL")
+                .env_remove("DIPTYCH_LLM_MODEL")
+                .arg("synth")
+                .arg(&recipe)
+                .arg("--out")
+                .arg(folder.path().join("out"))
+                .args(options)
+        })
+    };
+    for stage in ["prompts", "dialogue"] {
+        let words = ["--language-model", "DIPTYCH_LANGUAGE_MODEL"];
+        refused(&synth(stage, "local", &[]), 2, &words);
+        let wrong = ["--language-model", "/nowhere/model.gguf"];
+        refused(
+            &synth(stage, "local", &wrong),
+            2,
+            &["/nowhere/model.gguf", "DIPTYCH_LANGUAGE_MODEL"],
+        );
+        refused(&synth(stage, "openai", &[]), 2, &["DIPTYCH_LLM_MODEL"]);
+        refused(&synth(stage, "parrot", &[]), 2, &["parrot", "local"]);
+    }
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -417,3 +417,25 @@ fn a_model_says_its_class_its_size_and_a_hash_that_every_deciding_file_changes()
     hashes.dedup();
     assert_eq!(hashes.len(), count);
 }
+
+#[test]
+fn a_template_cannot_make_json_without_bounds() {
+    let render = |source: &str| {
+        let folder = copy("qwen2");
+        std::fs::write(folder.path().join("chat_template.jinja"), source).unwrap();
+        let model = LanguageModel::load(folder.path()).unwrap();
+        model.render_chat(&[Message::new("user", "Hi")], None)
+    };
+    let json = render("{{ messages | tojson(indent=2) }}").unwrap();
+    assert!(json.contains("\n    \"role\": \"user\""), "{json}");
+    let deep = "{% set ns = namespace(x=[]) %}{% for _ in range(9000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
+    let long = "{% set ns = namespace(x='0123456789') %}{% for _ in range(21) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ [ns.x, 1] | tojson }}";
+    for (source, what) in [
+        ("{{ messages | tojson(indent=1000000000) }}", "indent"),
+        (deep, "levels"),
+        (long, "bytes"),
+    ] {
+        let error = render(source).unwrap_err().to_string();
+        assert!(error.contains("tojson") && error.contains(what), "{error}");
+    }
+}

@@ -42,6 +42,7 @@ pub(super) async fn execute(session: &Session) -> Result<()> {
     let mut findings = vec![abilities(session)];
     findings.extend(["nano-sd", "nano-clip", "nano-llava"].map(|name| built_in(session, name)));
     findings.extend(endpoints(session).await?);
+    findings.push(language_model(session));
     findings.push(redis(session).await);
     findings.push(traces(session));
     findings.push(Finding::new(
@@ -112,6 +113,32 @@ fn has_weights(folder: &Path) -> bool {
     ]
     .iter()
     .any(|file| folder.join(file).is_file())
+}
+
+/// What a recipe with `backend = "local"` would find.
+fn language_model(session: &Session) -> Finding {
+    let subject = "language model";
+    let given = session.global.language_model.as_deref();
+    let Some(path) = given.filter(|path| !path.as_os_str().is_empty()) else {
+        let message = "none; the back-end `local` wants --language-model or DIPTYCH_LANGUAGE_MODEL";
+        return Finding::new(subject, State::Off, message);
+    };
+    let is_gguf = path.extension().is_some_and(|ending| ending == "gguf");
+    let is_there = match is_gguf {
+        true => path.is_file(),
+        false => path.join("config.json").is_file(),
+    };
+    let place = path.display();
+    match is_there {
+        true => Finding::new(subject, State::Ok, place.to_string()),
+        false => Finding::new(
+            subject,
+            State::Broken,
+            format!(
+                "{place} is neither a folder with config.json nor a .gguf file; correct --language-model or DIPTYCH_LANGUAGE_MODEL"
+            ),
+        ),
+    }
 }
 
 async fn endpoints(session: &Session) -> Result<Vec<Finding>> {

@@ -43,7 +43,9 @@ pub(super) async fn execute(args: PlanArgs, session: &Session) -> Result<()> {
     .await;
     let backends = needs.backends.values();
     let is_all_here = needs.services.iter().all(|&name| suite.is_embedded(name))
-        && backends.into_iter().all(|backend| backend == "grammar");
+        && backends
+            .into_iter()
+            .all(|backend| matches!(backend.as_str(), "grammar" | "local"));
     suite.close().await?;
     let rates = rates?;
     progress.finish("done");

@@ -295,29 +295,3 @@ fn unbounded(what: String) -> JinjaError {
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn render(source: &str) -> Result<String, Error> {
-        let template = ChatTemplate::new(source, Path::new("t.jinja"), BTreeMap::new());
-        template?.render(&[Message::new("user", "Hi")], None)
-    }
-
-    #[test]
-    fn a_template_cannot_make_json_without_bounds() {
-        let json = render("{{ messages | tojson(indent=2) }}").expect("a small text");
-        assert!(json.contains("\n    \"role\": \"user\""), "{json}");
-        let deep = "{% set ns = namespace(x=[]) %}{% for _ in range(9000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
-        let long = "{% set ns = namespace(x='0123456789') %}{% for _ in range(21) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ [ns.x, 1] | tojson }}";
-        for (source, what) in [
-            ("{{ messages | tojson(indent=1000000000) }}", "indent"),
-            (deep, "levels"),
-            (long, "bytes"),
-        ] {
-            let error = render(source).expect_err(what).to_string();
-            assert!(error.contains("tojson") && error.contains(what), "{error}");
-        }
-    }
-}
