@@ -59,7 +59,7 @@ async fn every_picture_is_shown_in_its_turn_and_answers_agree_with_the_facts_of_
     assert_eq!(samples.len(), 240);
     let written = write(&mut client, request(&samples, 5)).await;
     assert_eq!(write(&mut client, request(&samples, 5)).await, written);
-    let mut kinds = BTreeMap::new();
+    let (mut kinds, mut compared) = (BTreeMap::new(), BTreeMap::new());
     for ((ability, item), conversation) in samples.iter().zip(&written) {
         let questions: Vec<&Turn> = conversation.turns.iter().step_by(2).collect();
         let shown: Vec<_> = questions
@@ -82,6 +82,16 @@ async fn every_picture_is_shown_in_its_turn_and_answers_agree_with_the_facts_of_
                 _ => assert!(is_named, "{turn:?}"),
             }
         }
+        let answers = conversation.turns.iter().skip(1).step_by(2);
+        for turn in answers.filter(|turn| turn.kind() == QuestionKind::MultiImage) {
+            let said = turn.answer_keywords.first().cloned().unwrap_or_default();
+            let said = if ["yes", "no"].contains(&said.as_str()) {
+                said
+            } else {
+                "else".into()
+            };
+            *compared.entry(said).or_insert(0_u32) += 1;
+        }
         let texts: BTreeSet<_> = questions
             .iter()
             .map(|turn| (&turn.text, &turn.image_index))
@@ -94,6 +104,12 @@ async fn every_picture_is_shown_in_its_turn_and_answers_agree_with_the_facts_of_
         .iter()
         .filter(|((_, kind), _)| *kind == QuestionKind::MultiImage);
     assert_eq!(of_all.count(), 4);
+    let share = f64::from(compared["yes"]) / f64::from(compared["yes"] + compared["no"]);
+    assert!((0.38..0.62).contains(&share), "{compared:?}");
+    assert!(
+        compared["else"] > compared["yes"] + compared["no"],
+        "{compared:?}"
+    );
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use crate::{
     request::{Item, Style},
 };
 use dataset::{
-    ability::{Ability, Draws, QuestionTemplate, Shown},
+    ability::{Ability, Draws, QuestionTemplate, Shown, Template},
     question::{Claim, Question},
 };
 use proto::dataset::v1::{Facts, QuestionKind};
@@ -56,9 +56,9 @@ impl<'a> Rounds<'a> {
         let mut kinds: Vec<_> = kinds.copied().collect();
         draws.shuffle(&mut kinds);
         Ok(Self {
+            kinds: in_turn(kinds),
             ability,
             facts,
-            kinds,
             wanted: round_count,
             draws,
             asked: Vec::new(),
@@ -156,6 +156,12 @@ impl<'a> Rounds<'a> {
             true => Claim::True,
             false => Claim::False,
         };
+        if picture.is_none() {
+            // Yes or no, each as often, to one question of three.
+            lots.retain(|template| answer(template).is_none_or(|answer| answer == claim));
+            let is_closed = self.draws.below(3) == 0;
+            lots.sort_by_key(|template| answer(template).is_some() != is_closed);
+        }
         let question = lots
             .into_iter()
             .find_map(|template| self.new_question(template, picture, claim))?;
@@ -195,4 +201,24 @@ impl<'a> Rounds<'a> {
         };
         of_main * of_new
     }
+}
+
+/// The kinds with every other one about all pictures, since that is what they are together for.
+fn in_turn(mut kinds: Vec<QuestionKind>) -> Vec<QuestionKind> {
+    let all = QuestionKind::MultiImage;
+    if !kinds.contains(&all) || kinds.len() == 1 {
+        return kinds;
+    }
+    kinds.retain(|&kind| kind != all);
+    kinds.into_iter().flat_map(|kind| [all, kind]).collect()
+}
+
+/// Yes or no, where a question about all pictures is answered by one of them.
+fn answer(template: &QuestionTemplate) -> Option<Claim> {
+    let mut answers = template.accept.iter().map(Template::source);
+    answers.find_map(|answer| match answer {
+        "yes" => Some(Claim::True),
+        "no" => Some(Claim::False),
+        _ => None,
+    })
 }
