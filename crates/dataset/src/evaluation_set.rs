@@ -3,7 +3,7 @@
 use crate::{identity::sha256_hex, image_hash::ImageHash};
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs,
     path::{Path, PathBuf},
 };
@@ -73,10 +73,9 @@ impl EvaluationSet {
             }
             let question: SetQuestion = serde_json::from_str(line)
                 .map_err(|error| failed(&path, format!("line {}: {error}", index + 1)))?;
-            if !pictures.contains_key(&question.image) {
+            if let Entry::Vacant(place) = pictures.entry(question.image.clone()) {
                 let file = folder.join(&question.image);
-                let picture = picture(&file).map_err(|reason| failed(&file, reason))?;
-                pictures.insert(question.image.clone(), picture);
+                place.insert(picture(&file).map_err(|reason| failed(&file, reason))?);
             }
             set.questions.push(question);
         }

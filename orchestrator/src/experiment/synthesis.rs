@@ -86,6 +86,8 @@ pub async fn synthesize_with_progress(
     };
     let summary = synth::synthesize(suite, plan, place, share, &watcher).await?;
     let rejected: u64 = summary.rejected.values().sum();
+    // A share of later rounds may be larger or smaller than what it lost.
+    let wanted = summary.accepted + summary.missing;
     let mut text = format!(
         "{} of {wanted} samples, {rejected} rejected on the way",
         summary.accepted

@@ -57,6 +57,8 @@ impl Making<'_> {
         let mut made = Made::default();
         let mut earlier: Earlier = None;
         loop {
+            // Before the manifest is read: what comes in between is then not waited for.
+            let listed = self.writer.manifest_count().await?;
             let standing = self.writer.standing().await?;
             let (round, missing) = match standing.step(&self.plan.wanted, self.plan.compares()) {
                 Step::Done => return Ok(made),
@@ -69,7 +71,7 @@ impl Making<'_> {
             let (own, others) = self.deal(&standing, missing);
             let work = match (own.is_empty(), round) {
                 (false, _) => own,
-                (true, _) if self.waits_for(others.len()).await? => continue,
+                (true, _) if self.waits_for(listed, others.len()).await? => continue,
                 (true, 0) => {
                     made.awaited = others.len() as u64;
                     return Ok(made);
@@ -158,13 +160,9 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Waits until `count` partitions of others have come, and says whether they have: not where
-    /// none came for as long as this process waits.
-    async fn waits_for(&self, count: usize) -> Result<bool> {
-        if self.share.wait.is_zero() {
-            return Ok(false);
-        }
-        let begin = self.writer.manifest_count().await?;
+    /// Waits until `count` partitions of others have come behind `begin`, and says whether they have:
+    /// not where none came for as long as this process waits.
+    async fn waits_for(&self, begin: usize, count: usize) -> Result<bool> {
         let (mut last, mut since) = (begin, Instant::now());
         let mut pause = FIRST_PAUSE;
         while since.elapsed() < self.share.wait {
