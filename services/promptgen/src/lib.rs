@@ -4,7 +4,7 @@
 //! * `backend`: who writes the prompts; `grammar` draws them from the ability's file, `author` asks a
 //!   language model.
 //! * `language_model`: the seam to language models, and the remote one.
-//! * `embedding`: the text tower of a CLIP checkpoint.
+//! * `embedding`: the model that embeds texts.
 //! * `memo`: both through the cache.
 
 mod backend;
