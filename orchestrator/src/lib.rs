@@ -18,6 +18,7 @@ pub mod experiment;
 mod files;
 pub mod jobs;
 mod journals;
+pub mod measuring;
 mod output;
 mod progress;
 pub mod recipe;

@@ -17,6 +17,7 @@ pub use self::{
     gates::Gates,
     training::{Eval, Stage, Train},
 };
+pub use crate::measuring::MeasuringModels;
 use crate::toml_file;
 
 /// A whole experiment: what to synthesize, how to train, how to evaluate.
@@ -70,6 +71,9 @@ pub struct Synth {
     /// How dialogues are written.
     #[serde(default)]
     pub dialogue: DialogueSettings,
+    /// Models that measure prompts and pictures for the gates.
+    #[serde(default, skip_serializing_if = "MeasuringModels::is_default")]
+    pub measure: MeasuringModels,
     /// What a sample must pass.
     #[serde(default)]
     pub gates: Gates,
@@ -349,6 +353,21 @@ mod tests {
             let key = gate.split(' ').next().unwrap_or_default();
             assert!(text.contains(key) && text.contains(range), "{text}");
         }
+    }
+
+    #[test]
+    fn a_recipe_without_measuring_models_and_safety_keeps_its_hash() {
+        let base = "seed = 1\n[synth]\nabilities = { animal = 3 }\n[synth.gates]\n";
+        let plain = parse(base).unwrap();
+        let written = serde_json::to_string(&plain).unwrap();
+        assert!(!written.contains("measure") && !written.contains("refuse_unsafe"));
+        let off = parse(&format!("{base}refuse_unsafe = false\n")).unwrap();
+        assert_eq!(plain.synthesis_hash(), off.synthesis_hash());
+        let on = parse(&format!("{base}refuse_unsafe = true\n")).unwrap();
+        assert_ne!(plain.synthesis_hash(), on.synthesis_hash());
+        let model = "[synth.measure]\nscoring_model = \"models/siglip\"\n";
+        let other = parse(&format!("{base}{model}")).unwrap();
+        assert_ne!(plain.synthesis_hash(), other.synthesis_hash());
     }
 
     #[test]

@@ -236,7 +236,7 @@ impl Bench {
             .texts()
             .map(|text| self.clip.embed_text(&text).unwrap())
             .collect();
-        let vectors = self.clip.embed_images(&self.pictures);
+        let vectors = self.clip.embed_images(&self.pictures).unwrap();
         let verdict = |text: usize, picture: usize| {
             let cosine = |other: usize| -> f32 {
                 let products = texts[other]
@@ -270,7 +270,7 @@ impl Bench {
     }
 
     fn content(&self) -> Row {
-        let vectors = self.clip.embed_images(&self.pictures);
+        let vectors = self.clip.embed_images(&self.pictures).unwrap();
         let held = |vectors: &[Vec<f32>]| {
             held_with(vectors, |traits, vector: &Vec<f32>| {
                 traits.picture_vector = Some(vector.clone());
@@ -282,7 +282,7 @@ impl Bench {
         };
         let all = held(&vectors);
         let copies: Vec<RgbImage> = self.pictures.iter().map(jpeg).collect();
-        let copies = self.clip.embed_images(&copies);
+        let copies = self.clip.embed_images(&copies).unwrap();
         let planted = copies.iter().map(|copy| verdict(&all, copy));
         let clean = vectors.iter().enumerate();
         let clean = clean.map(|(index, own)| verdict(&held(&vectors[..index]), own));

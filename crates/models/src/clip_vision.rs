@@ -1,21 +1,17 @@
-//! CLIP's image tower (Radford et al., 2021), for features and for image embeddings.
+//! CLIP's image tower (Radford et al., 2021), for the features that LLaVA reads. Embeddings come from
+//! `image_tower`.
 //!
 //! Always frozen here, so it runs without a graph, one image per thread: features of an image are
 //! the same bits alone and in any batch, and may be cached. `quick_gelu` or exact `gelu`.
 
-use std::path::Path;
-
-use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::clip_image::ImagePreprocessor;
 use crate::llava_error::Error;
 use crate::ops::attention::{self, Heads, Rows, Span};
 use crate::ops::gemm::Threads;
 use crate::ops::linear::{add_product, product};
-use crate::ops::math::{dot, erf, sigmoid};
+use crate::ops::math::{erf, sigmoid};
 use crate::ops::norm::layer_norm_rows;
-use crate::weights::Weights;
 
 /// `vision_config` with the class defaults of transformers' `CLIPVisionConfig`.
 #[derive(Debug, Clone, Deserialize)]
@@ -191,12 +187,6 @@ impl ClipVision {
             layer.forward(&mut x, &self.config);
         }
         x
-    }
-
-    /// The pooled class token after all layers: hidden numbers.
-    pub fn pooled(&self, pixels: &[f32]) -> Vec<f32> {
-        let x = self.hidden_state(pixels, self.layers.len());
-        self.after.rows(&x[..self.config.hidden_size], self.eps())
     }
 
     /// All tensors by their names below `vision_model.`.
@@ -381,68 +371,5 @@ impl Linear {
             all.push((format!("{name}.weight"), vec![outputs, inputs], weight));
             all.push((format!("{name}.bias"), vec![outputs], bias));
         }
-    }
-}
-
-/// The image side of a CLIP checkpoint (transformers `CLIPModel`): pictures to unit vectors.
-#[derive(Debug)]
-pub struct ClipImageEmbedder {
-    tower: ClipVision,
-    projection: Vec<f32>, // (projection, hidden)
-    preprocessor: ImagePreprocessor,
-}
-
-impl ClipImageEmbedder {
-    /// Loads the vision half of a `CLIPModel` directory.
-    ///
-    /// # Errors
-    /// Names the file, and the tensor or field, that is missing or wrong.
-    pub fn load(folder: &Path) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Config {
-            vision_config: ClipVisionConfig,
-            #[serde(default)]
-            projection_dim: Option<usize>,
-        }
-        let path = folder.join("config.json");
-        let Config {
-            vision_config,
-            projection_dim,
-        } = crate::checkpoint::read_json(&path)?;
-        vision_config
-            .check()
-            .map_err(|reason| Error::Config { path, reason })?;
-        let weights = Weights::open_in(folder, &["model"])?;
-        let width = projection_dim.unwrap_or(vision_config.projection_dim);
-        let projection = weights.values(
-            "visual_projection.weight",
-            &[width, vision_config.hidden_size],
-        )?;
-        let preprocessor = ImagePreprocessor::load(folder)?;
-        let tower = ClipVision::load(vision_config, |name, shape| {
-            Ok(weights.values(&format!("vision_model.{name}"), shape)?)
-        })?;
-        Ok(Self {
-            tower,
-            projection,
-            preprocessor,
-        })
-    }
-
-    /// Unit vectors of pictures, in order; each is the same bits in any batch.
-    pub fn embed(&self, pictures: &[image::RgbImage]) -> Vec<Vec<f32>> {
-        pictures
-            .par_iter()
-            .map(|picture| self.embed_one(picture))
-            .collect()
-    }
-
-    fn embed_one(&self, picture: &image::RgbImage) -> Vec<f32> {
-        let pixels = self.preprocessor.square(picture);
-        let pooled = self.tower.pooled(&pixels);
-        let mut vector = product(&pooled, &self.projection, pooled.len(), Threads::One);
-        let scale = 1.0 / dot(&vector, &vector).sqrt().max(1e-12);
-        vector.iter_mut().for_each(|x| *x *= scale);
-        vector
     }
 }

@@ -145,7 +145,10 @@ impl ImageTextModel {
     /// [`Error::Compute`].
     pub fn embed_image(&self, picture: &RgbImage) -> Result<Vec<f32>, Error> {
         match self {
-            Self::Clip(model) => Ok(model.embed_images(std::slice::from_ref(picture)).remove(0)),
+            Self::Clip(model) => {
+                let mut vectors = model.embed_images(std::slice::from_ref(picture))?;
+                Ok(vectors.remove(0))
+            }
             Self::Siglip(model) => model.embed_image(picture),
         }
     }

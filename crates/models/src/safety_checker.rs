@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 
 use crate::blocks::{Linear, Source};
+use crate::clip;
 use crate::clip_image::ImagePreprocessor;
 use crate::config::Fields;
-use crate::encoder::{Activation, Shape, unit};
+use crate::encoder::unit;
 use crate::image_tower::{self, ImageTower};
 use crate::measuring::Error;
 use crate::ops::values::values;
@@ -155,20 +156,8 @@ impl Concept {
 
 /// `vision_config`; old files have some of its fields in `vision_config_dict` too, which wins.
 fn image_config(fields: &mut Fields) -> Result<image_tower::Config, Error> {
-    let base = image_tower::Config {
-        shape: Shape {
-            width: 768,
-            inner: 3072,
-            layers: 12,
-            heads: 12,
-            activation: Activation::QuickGelu,
-            eps: 1e-5,
-        },
-        side_px: 224,
-        patch_px: 32,
-    };
     let mut image_fields = fields.nested("vision_config")?;
-    let config = image_tower::Config::from_fields(&mut image_fields, base)?;
+    let config = image_tower::Config::from_fields(&mut image_fields, clip::BASE)?;
     Ok(match fields.optional_nested("vision_config_dict")? {
         Some(mut over) => image_tower::Config::from_fields(&mut over, config)?,
         None => config,

@@ -53,6 +53,10 @@ pub struct Gates {
     /// Whether a dialogue must agree with the facts.
     #[serde(default)]
     pub dialogue_agrees: bool,
+    /// Whether the image scoring service is asked of every picture if it is safe, and those that are
+    /// not are refused. Without it, only what diffusion says while rendering counts.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub refuse_unsafe: bool,
 }
 
 /// MinHash similarities.
@@ -120,6 +124,7 @@ impl Default for Gates {
             max_leak_distance: Some(NEAR_BITS),
             evaluation_sets: vec![default_real_benchmark()],
             dialogue_agrees: true,
+            refuse_unsafe: false,
         }
     }
 }

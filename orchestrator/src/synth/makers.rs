@@ -38,10 +38,12 @@ pub async fn makers(suite: &Suite, plan: &Plan) -> Result<Makers> {
             backend,
             version,
             models,
+            measuring_models,
             ..
         } = suite.capabilities(service).await?;
         makers.insert(service.to_string(), format!("{backend} {version}"));
-        makers.extend(models.into_iter().map(|model| (model.name, model.sha256)));
+        let models = models.into_iter().chain(measuring_models);
+        makers.extend(models.map(|model| (model.name, model.sha256)));
     }
     let scoring = scoring(suite, plan).await?;
     makers.extend(scoring.map(|model| ("scoring".to_owned(), model)));

@@ -74,6 +74,7 @@ impl Dialogue {
                 .map(str::to_owned)
                 .collect(),
             max_items_per_request: u32::try_from(self.max_items).unwrap_or(u32::MAX),
+            measuring_models: Vec::new(),
         }
     }
 }

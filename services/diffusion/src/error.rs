@@ -74,14 +74,23 @@ pub enum Error {
         #[source]
         source: Box<models::config::LoadError>,
     },
-    /// A CLIP that does not load.
+    /// A scoring model that does not load.
     #[error("cannot load scoring model `{name}`")]
     LoadScoring {
         /// The name it should have been served as.
         name: String,
         /// The file and the field or tensor.
         #[source]
-        source: Box<models::clip::Error>,
+        source: Box<models::measuring::Error>,
+    },
+    /// A safety model that does not load.
+    #[error("cannot load safety model `{name}`")]
+    LoadSafety {
+        /// The folder, as it was given.
+        name: String,
+        /// The file and the field or tensor.
+        #[source]
+        source: Box<models::measuring::Error>,
     },
     /// There is nothing to serve.
     #[error(
@@ -91,9 +100,9 @@ pub enum Error {
     /// The model failed inside.
     #[error("the model failed")]
     Model(#[source] models::stable_diffusion::Error),
-    /// The scoring model failed inside.
+    /// The scoring model, or the safety model, failed inside.
     #[error("the scoring model failed")]
-    ScoringModel(#[source] Box<models::clip::Error>),
+    ScoringModel(#[source] Box<models::measuring::Error>),
     /// A picture that cannot be encoded.
     #[error("cannot encode the picture")]
     Encode(#[from] png::EncodingError),
@@ -160,9 +169,10 @@ impl ServiceError for Error {
             Self::NotOffered(_) => Kind::Unimplemented,
             Self::Artefact(error) => error.kind(),
             Self::Shared(error) => error.kind(),
-            Self::Load { .. } | Self::LoadScoring { .. } | Self::NoModel => {
-                Kind::FailedPrecondition
-            }
+            Self::Load { .. }
+            | Self::LoadScoring { .. }
+            | Self::LoadSafety { .. }
+            | Self::NoModel => Kind::FailedPrecondition,
             Self::Model(_) | Self::ScoringModel(_) | Self::Encode(_) | Self::Task(_) => {
                 Kind::Internal
             }

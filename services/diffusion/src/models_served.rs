@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use models::clip::Clip;
+use models::measuring::{ImageTextModel, SafetyModel, UnsafeRule};
 use models::stable_diffusion::{Pipeline, PromptSyntax, Request};
+use runtime::error::chain;
 use runtime::options::NamedFolder;
 
 use crate::error::Error;
@@ -21,13 +22,22 @@ struct Loaded {
     pipelines: Vec<Arc<Pipeline>>,
     /// Default first.
     scorers: Vec<Scorer>,
+    safety: Option<Safety>,
 }
 
-/// A CLIP under its name.
+/// A scoring model under its name.
 #[derive(Clone)]
 pub(crate) struct Scorer {
     pub(crate) name: String,
-    pub(crate) clip: Arc<Clip>,
+    pub(crate) model: Arc<ImageTextModel>,
+}
+
+/// The safety model under its name; that of a checkpoint is called as the checkpoint, and
+/// `/safety_checker` behind it.
+#[derive(Clone)]
+pub(crate) struct Safety {
+    pub(crate) name: String,
+    pub(crate) model: Arc<SafetyModel>,
 }
 
 impl Served {
@@ -54,8 +64,13 @@ impl Served {
             .chain(&found)
             .map(load_scorer)
             .collect::<Result<_, _>>()?;
+        let loaded = Loaded {
+            pipelines,
+            scorers,
+            safety: load_safety(options)?,
+        };
         // Only the warm-up calls this, once.
-        let _first = self.loaded.set(Loaded { pipelines, scorers });
+        let _first = self.loaded.set(loaded);
         Ok(())
     }
 
@@ -67,6 +82,11 @@ impl Served {
     /// Scoring models, default first.
     pub(crate) fn scorers(&self) -> &[Scorer] {
         self.loaded.get().map_or(&[], |loaded| &loaded.scorers)
+    }
+
+    /// What tells unsafe images, where there is such a model.
+    pub(crate) fn safety(&self) -> Option<&Safety> {
+        self.loaded.get()?.safety.as_ref()
     }
 
     /// The diffusion model called `name`; the default for an empty name.
@@ -147,10 +167,61 @@ fn load_scorer(model: &NamedFolder) -> Result<Scorer, Error> {
         name: name.clone(),
         source: Box::new(source),
     };
-    let clip = Clip::load(folder).map_err(failed)?;
-    clip.warm_up().map_err(failed)?;
+    let found = ImageTextModel::load(folder).map_err(failed)?;
+    found.warm_up().map_err(failed)?;
+    let sha256 = found.sha256();
+    tracing::info!(model = name, sha256, "scoring model loaded");
     Ok(Scorer {
         name: name.clone(),
-        clip: Arc::new(clip),
+        model: Arc::new(found),
     })
+}
+
+/// The model that was asked for, or the one that the first checkpoint brings. One that nobody asked
+/// for and that does not load, such as a checker in a format other than safetensors, is only said.
+fn load_safety(options: &Options) -> Result<Option<Safety>, Error> {
+    let rule = UnsafeRule {
+        labels: options.unsafe_labels.clone(),
+        threshold: options.unsafe_threshold,
+    };
+    if let Some(NamedFolder { name, folder }) = &options.safety_model {
+        return open_safety(name.clone(), folder, &rule).map(Some);
+    }
+    let Some(NamedFolder { name, folder }) = options.models.first() else {
+        return Ok(None);
+    };
+    let folder = folder.join(SAFETY_CHECKER);
+    if !folder.join("config.json").is_file() {
+        return Ok(None);
+    }
+    let found = open_safety(format!("{name}/{SAFETY_CHECKER}"), &folder, &rule);
+    let unusable = |error: &Error| {
+        let reason = chain(error);
+        tracing::warn!(reason, "images are not checked for safety");
+    };
+    Ok(found.inspect_err(unusable).ok())
+}
+
+/// The folder in which a checkpoint in diffusers' layout brings its own.
+const SAFETY_CHECKER: &str = "safety_checker";
+
+fn open_safety(name: String, folder: &Path, rule: &UnsafeRule) -> Result<Safety, Error> {
+    let loaded = SafetyModel::load(folder, rule).and_then(|model| {
+        model.warm_up()?;
+        Ok(model)
+    });
+    match loaded {
+        Ok(model) => {
+            let sha256 = model.sha256();
+            tracing::info!(model = name, sha256, "safety model loaded");
+            Ok(Safety {
+                name,
+                model: Arc::new(model),
+            })
+        }
+        Err(source) => Err(Error::LoadSafety {
+            name,
+            source: Box::new(source),
+        }),
+    }
 }

@@ -16,9 +16,27 @@ pub struct Options {
     /// Checkpoint in diffusers' layout to serve; repeat it for more. The first is the default.
     #[arg(long = "model", value_name = "NAME=DIR")]
     pub models: Vec<NamedFolder>,
-    /// CLIP in transformers' layout that scores images; repeat it for more. The first is the default.
+    /// CLIP or SigLIP in transformers' layout that scores images; repeat it for more. The first is the
+    /// default.
     #[arg(long = "scoring-model", value_name = "NAME=DIR")]
     pub scoring_models: Vec<NamedFolder>,
+    /// Model that tells unsafe images: diffusers' safety checker, or a ViT classifier in transformers'
+    /// layout [default: the folder safety_checker/ of the first --model, where it has one].
+    #[arg(long, env = "DIPTYCH_SAFETY_MODEL", value_parser = named_or_plain, value_name = "[NAME=]DIR")]
+    pub safety_model: Option<NamedFolder>,
+    /// Label of a classifier that means unsafe; repeat it for more [default: those of nsfw, unsafe,
+    /// porn, hentai, sexy, explicit and sexual that it has].
+    #[arg(
+        long = "unsafe-label",
+        env = "DIPTYCH_UNSAFE_LABELS",
+        value_delimiter = ',',
+        value_name = "LABEL"
+    )]
+    pub unsafe_labels: Vec<String>,
+    /// Probability of these labels together from which on a classifier calls an image unsafe, over 0
+    /// to 1. A safety checker has thresholds of its own.
+    #[arg(long, env = "DIPTYCH_UNSAFE_THRESHOLD", default_value_t = UNSAFE_THRESHOLD, value_parser = threshold, value_name = "PROBABILITY")]
+    pub unsafe_threshold: f32,
     /// Pictures that may wait for the device; the next request is refused.
     #[arg(long, env = "DIPTYCH_DIFFUSION_QUEUE_CAPACITY", default_value_t = QUEUE_CAPACITY, value_name = "COUNT")]
     pub queue_capacity: usize,
@@ -41,6 +59,7 @@ pub struct Options {
     pub cache: CacheOptions,
 }
 
+const UNSAFE_THRESHOLD: f32 = 0.5;
 const QUEUE_CAPACITY: usize = 1024;
 const MAX_BATCH: usize = 8;
 const MAX_ITEMS: usize = 256;
@@ -51,6 +70,9 @@ impl Default for Options {
             assets: None,
             models: Vec::new(),
             scoring_models: Vec::new(),
+            safety_model: None,
+            unsafe_labels: Vec::new(),
+            unsafe_threshold: UNSAFE_THRESHOLD,
             queue_capacity: QUEUE_CAPACITY,
             max_batch: MAX_BATCH,
             max_items: MAX_ITEMS,
@@ -59,4 +81,20 @@ impl Default for Options {
             cache: CacheOptions::default(),
         }
     }
+}
+
+/// A folder under a name, or under itself.
+fn named_or_plain(text: &str) -> Result<NamedFolder, String> {
+    match text.contains('=') {
+        true => text.parse(),
+        false => Ok(NamedFolder {
+            name: text.to_owned(),
+            folder: text.into(),
+        }),
+    }
+}
+
+fn threshold(text: &str) -> Result<f32, String> {
+    let value = text.parse().ok().filter(|&p: &f32| p > 0. && p <= 1.);
+    value.ok_or_else(|| "give a number over 0, and at most 1".to_owned())
 }

@@ -1,12 +1,12 @@
-//! The gRPC edge of `ImageScoringService`: how well texts fit an image, and image embeddings, by CLIP.
+//! The gRPC edge of `ImageScoringService`: how well texts fit an image, image embeddings, and safety.
 //!
-//! An embedding depends on the model, the bytes and, in its last bits, the instruction set; so it is
-//! cached by these.
+//! An embedding, or how unsafe an image is, depends on the model, the bytes and, in its last bits, the
+//! instruction set; so it is cached by these.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use models::clip_image::decode_rgb;
+use models::clip_image::{RgbImage, decode_rgb};
 use models::ops::simd::Isa;
 use models::weights::hex;
 use proto::dataset::v1 as dataset;
@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
-use crate::models_served::{Scorer, Served};
+use crate::models_served::{Safety, Scorer, Served};
 
 /// Images of one request.
 const MAX_ITEMS: usize = 64;
@@ -45,6 +45,16 @@ pub(crate) struct Scoring {
 struct Measures {
     alignment: bool,
     embedding: bool,
+    safety: bool,
+}
+
+/// The models that one request is answered by.
+struct Bench {
+    measures: Measures,
+    /// Absent only where safety alone is measured.
+    scorer: Option<Scorer>,
+    /// Absent where it is not measured, or there is none.
+    safety: Option<Safety>,
 }
 
 impl Scoring {
@@ -62,8 +72,7 @@ impl Scoring {
         request: pb::ScoreImagesRequest,
         context: &RequestContext,
     ) -> Result<pb::ScoreImagesResponse, Error> {
-        let scorer = self.served.scorer(&request.model)?;
-        let measures = measures(&request.measures)?;
+        let bench = self.bench(&request)?;
         if request.items.is_empty() || request.items.len() > MAX_ITEMS {
             let rule = format!("{} items; 1 to {MAX_ITEMS} are taken", request.items.len());
             return Err(Error::invalid("items", rule));
@@ -73,25 +82,50 @@ impl Scoring {
             if context.is_cancelled() {
                 return Err(Error::Left);
             }
-            let score = self.score_item(&scorer, measures, index, item).await;
+            let score = self.score_item(&bench, index, item).await;
             scores.push(score.unwrap_or_else(|error| pb::ImageScore {
                 failure: Some(item_failure(&error)),
                 safety: pb::SafetyVerdict::NotChecked.into(),
                 ..pb::ImageScore::default()
             }));
         }
-        let model_sha256 = scorer.clip.sha256().to_owned();
+        let (model, model_sha256) = bench.scorer.map_or_else(Default::default, |found| {
+            (found.name, found.model.sha256().to_owned())
+        });
+        let (safety_model, safety_model_sha256) =
+            bench.safety.map_or_else(Default::default, |found| {
+                (found.name, found.model.sha256().to_owned())
+            });
         Ok(pb::ScoreImagesResponse {
             scores,
-            model: scorer.name,
+            model,
             model_sha256,
+            safety_model,
+            safety_model_sha256,
+        })
+    }
+
+    /// The models for a request. A scoring model may be absent where only safety is asked for.
+    fn bench(&self, request: &pb::ScoreImagesRequest) -> Result<Bench, Error> {
+        let scorer = self.served.scorer(&request.model);
+        let measures = measures(&request.measures);
+        let safety = self.served.safety();
+        let suffices = |m: &Measures| !(m.alignment || m.embedding) && safety.is_some();
+        let scorer = match scorer {
+            Err(Error::NotOffered(_)) if measures.as_ref().is_ok_and(suffices) => None,
+            found => Some(found?),
+        };
+        let measures = measures?;
+        Ok(Bench {
+            measures,
+            scorer,
+            safety: safety.filter(|_| measures.safety).cloned(),
         })
     }
 
     async fn score_item(
         &self,
-        scorer: &Scorer,
-        measures: Measures,
+        bench: &Bench,
         index: usize,
         item: pb::ScoreItem,
     ) -> Result<pb::ImageScore, Error> {
@@ -103,23 +137,62 @@ impl Scoring {
         }
         let image = image.ok_or_else(|| Error::invalid(place("image"), "is missing"))?;
         let bytes = self.read(image, place("image")).await?;
-        let embedding = self.embed_image(scorer, bytes, place("image")).await?;
-        let mut cosines = Vec::new();
-        if measures.alignment {
-            for text in texts {
+        let mut score = pb::ImageScore {
+            safety: pb::SafetyVerdict::NotChecked.into(),
+            ..pb::ImageScore::default()
+        };
+        if let Some(safety) = &bench.safety {
+            let verdict = self.judge(safety, bytes.clone(), place("image")).await?;
+            score.safety = verdict.into();
+        }
+        let Measures {
+            alignment,
+            embedding,
+            ..
+        } = bench.measures;
+        if let Some(scorer) = bench.scorer.as_ref().filter(|_| alignment || embedding) {
+            let vector = self.embed_image(scorer, bytes, place("image")).await?;
+            for text in texts.into_iter().filter(|_| alignment) {
                 let text = self.embed_text(scorer, text).await?;
-                cosines.push(embedding.iter().zip(&text).map(|(a, b)| a * b).sum());
+                let cosine = vector.iter().zip(&text).map(|(a, b)| a * b).sum();
+                score.alignment_cosine.push(cosine);
+            }
+            score.embedding = vector;
+            if !embedding {
+                score.embedding.clear();
             }
         }
-        Ok(pb::ImageScore {
-            alignment_cosine: cosines,
-            embedding: if measures.embedding {
-                embedding
-            } else {
-                Vec::new()
-            },
-            safety: pb::SafetyVerdict::NotChecked.into(),
-            failure: None,
+        Ok(score)
+    }
+
+    async fn judge(
+        &self,
+        safety: &Safety,
+        bytes: Bytes,
+        field: String,
+    ) -> Result<pb::SafetyVerdict, Error> {
+        let key = Key::new(Kind::ImageSafety)
+            .part("model", safety.model.sha256())
+            .part("measure", safety.model.measure())
+            .part("isa", Isa::current().name())
+            .part("image", hex(&Sha256::digest(&bytes)));
+        let model = safety.model.clone();
+        let compute = move || {
+            let judged = model.judge(&decoded(&bytes)?);
+            let judged = judged.map_err(|error| Error::ScoringModel(Box::new(error)))?;
+            // No number is over or under a bound, so it must not become a verdict.
+            match judged.score.is_nan() {
+                true => Err(Error::Task("the safety model gave no number".to_owned())),
+                false => Ok(vec![judged.score]),
+            }
+        };
+        let cached = self.cached(key, 1, compute).await;
+        let score = cached.map_err(|error| placed(error, field))?;
+        // A vector of one number, by the cache's own check.
+        let judged = safety.model.judgement(score.iter().sum());
+        Ok(match judged.is_unsafe {
+            true => pb::SafetyVerdict::Unsafe,
+            false => pb::SafetyVerdict::Safe,
         })
     }
 
@@ -156,41 +229,29 @@ impl Scoring {
         field: String,
     ) -> Result<Vec<f32>, Error> {
         let key = Key::new(Kind::ImageEmbedding)
-            .part("model", scorer.clip.sha256())
+            .part("model", scorer.model.sha256())
             .part("isa", Isa::current().name())
             .part("image", hex(&Sha256::digest(&bytes)));
-        let clip = scorer.clip.clone();
+        let model = scorer.model.clone();
         let compute = move || {
-            let unreadable = |e| Error::Image {
-                field: String::new(),
-                rule: format!("cannot be read: {e}"),
-            };
-            let picture = decode_rgb(&bytes).map_err(unreadable)?;
-            Ok(clip.embed_images(&[picture]).remove(0))
+            let vector = model.embed_image(&decoded(&bytes)?);
+            vector.map_err(|error| Error::ScoringModel(Box::new(error)))
         };
-        // The failure is shared, its place in the request is each caller's own.
-        let placed = |error: Arc<Error>| match &*error {
-            Error::Image { rule, .. } => Error::Image {
-                field,
-                rule: rule.clone(),
-            },
-            _ => Error::Shared(error),
-        };
-        let cached = self.cached(key, scorer.clip.dim(), compute).await;
-        cached.map_err(placed)
+        let cached = self.cached(key, scorer.model.dim(), compute).await;
+        cached.map_err(|error| placed(error, field))
     }
 
     async fn embed_text(&self, scorer: &Scorer, text: String) -> Result<Vec<f32>, Error> {
         let key = Key::new(Kind::TextEmbedding)
-            .part("model", scorer.clip.sha256())
+            .part("model", scorer.model.sha256())
             .part("isa", Isa::current().name())
             .part("text", &text);
-        let clip = scorer.clip.clone();
+        let model = scorer.model.clone();
         let compute = move || {
-            clip.embed_text(&text)
-                .map_err(|error| Error::ScoringModel(Box::new(error)))
+            let vector = model.embed_text(&text);
+            vector.map_err(|error| Error::ScoringModel(Box::new(error)))
         };
-        let cached = self.cached(key, scorer.clip.dim(), compute).await;
+        let cached = self.cached(key, scorer.model.dim(), compute).await;
         cached.map_err(Error::Shared)
     }
 
@@ -237,6 +298,7 @@ fn measures(asked: &[i32]) -> Result<Measures, Error> {
     let mut measures = Measures {
         alignment: false,
         embedding: false,
+        safety: false,
     };
     if asked.is_empty() {
         return Err(Error::invalid("measures", "names no measure"));
@@ -245,8 +307,7 @@ fn measures(asked: &[i32]) -> Result<Measures, Error> {
         match pb::ScoreMeasure::try_from(*value) {
             Ok(pb::ScoreMeasure::Alignment) => measures.alignment = true,
             Ok(pb::ScoreMeasure::Embedding) => measures.embedding = true,
-            // Answered with NOT_CHECKED.
-            Ok(pb::ScoreMeasure::Safety) => {}
+            Ok(pb::ScoreMeasure::Safety) => measures.safety = true,
             Ok(pb::ScoreMeasure::Unspecified) | Err(_) => {
                 return Err(Error::invalid(
                     "measures",
@@ -256,6 +317,25 @@ fn measures(asked: &[i32]) -> Result<Measures, Error> {
         }
     }
     Ok(measures)
+}
+
+fn decoded(bytes: &[u8]) -> Result<RgbImage, Error> {
+    let unreadable = |e| Error::Image {
+        field: String::new(),
+        rule: format!("cannot be read: {e}"),
+    };
+    decode_rgb(bytes).map_err(unreadable)
+}
+
+/// The failure of several callers, with its place in the request of one of them.
+fn placed(error: Arc<Error>, field: String) -> Error {
+    match &*error {
+        Error::Image { rule, .. } => Error::Image {
+            field,
+            rule: rule.clone(),
+        },
+        _ => Error::Shared(error),
+    }
 }
 
 async fn blocking<T: Send + 'static>(

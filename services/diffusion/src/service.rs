@@ -84,6 +84,7 @@ impl DiffusionService for Diffusion {
         let scoring = ["alignment", "image_embedding"]
             .iter()
             .filter(|_| has_scorer);
+        let safety = self.served.safety().map(|_| &"safety");
         let capabilities = dataset::Capabilities {
             service: "diptych.diffusion.v1.DiffusionService".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -93,9 +94,11 @@ impl DiffusionService for Diffusion {
             features: FEATURES
                 .iter()
                 .chain(scoring)
+                .chain(safety)
                 .map(|f| (*f).to_owned())
                 .collect(),
             max_items_per_request: u32::try_from(self.max_items).unwrap_or(u32::MAX),
+            measuring_models: measuring_models(&self.served),
         };
         Ok(Response::new(pb::GetCapabilitiesResponse {
             capabilities: Some(capabilities),
@@ -164,6 +167,22 @@ fn info(pipeline: &Pipeline) -> dataset::ModelInfo {
         architecture: "StableDiffusionPipeline".to_owned(),
         parameter_count: pipeline.parameter_count(),
     }
+}
+
+fn measuring_models(served: &Served) -> Vec<dataset::ModelInfo> {
+    let scorers = served.scorers().iter().map(|scorer| dataset::ModelInfo {
+        name: scorer.name.clone(),
+        sha256: scorer.model.sha256().to_owned(),
+        architecture: scorer.model.architecture().to_owned(),
+        parameter_count: scorer.model.parameter_count(),
+    });
+    let safety = served.safety().map(|safety| dataset::ModelInfo {
+        name: safety.name.clone(),
+        sha256: safety.model.sha256().to_owned(),
+        architecture: safety.model.architecture().to_owned(),
+        parameter_count: safety.model.parameter_count(),
+    });
+    scorers.chain(safety).collect()
 }
 
 fn model(pipeline: &Pipeline) -> pb::DiffusionModel {

@@ -1,27 +1,27 @@
-//! Text embedding by the text tower of a CLIP checkpoint (transformers' `CLIPModel`;
-//! Radford et al. 2021).
+//! Text embedding, by the text half of a CLIP or SigLIP, or by a folder of sentence-transformers: what
+//! the folder holds decides.
 
 use crate::error::Error;
-use models::clip::Clip;
+use models::measuring::TextModel;
 use proto::dataset::v1::ModelInfo;
 use std::path::Path;
 
 /// A loaded model under the name that requests give.
 pub(crate) struct Embedder {
     name: String,
-    clip: Clip,
+    inner: TextModel,
 }
 
 impl Embedder {
-    /// Loads a folder in the CLIP layout of transformers.
+    /// Loads a folder of any layout that [`TextModel`] knows.
     pub(crate) fn load(name: &str, folder: &Path) -> Result<Self, Error> {
-        let failed = |error: models::clip::Error| Error::Model {
+        let failed = |error: models::measuring::Error| Error::Model {
             model: name.to_owned(),
             reason: runtime::error::chain(&error),
         };
         Ok(Self {
             name: name.to_owned(),
-            clip: Clip::load(folder).map_err(failed)?,
+            inner: TextModel::load(folder).map_err(failed)?,
         })
     }
 
@@ -32,7 +32,7 @@ impl Embedder {
 
     /// SHA-256 over the checkpoint.
     pub(crate) fn sha256(&self) -> &str {
-        self.clip.sha256()
+        self.inner.sha256()
     }
 
     /// What `Capabilities` say of it.
@@ -40,14 +40,14 @@ impl Embedder {
         ModelInfo {
             name: self.name.clone(),
             sha256: self.sha256().to_owned(),
-            architecture: "CLIPModel".to_owned(),
-            parameter_count: self.clip.parameter_count(),
+            architecture: self.inner.architecture().to_owned(),
+            parameter_count: self.inner.parameter_count(),
         }
     }
 
     /// The vector of a text, of length 1. What is longer than the model reads is cut.
     pub(crate) fn embed(&self, text: &str) -> Result<Vec<f32>, Error> {
-        self.clip
+        self.inner
             .embed_text(text)
             .map_err(|error| Error::Embed(Box::new(error)))
     }

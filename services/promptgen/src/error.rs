@@ -83,7 +83,7 @@ pub enum Error {
     },
     /// A text could not be embedded.
     #[error("the text cannot be embedded")]
-    Embed(#[source] Box<models::clip::Error>),
+    Embed(#[source] Box<models::measuring::Error>),
     /// What several callers asked for at the same time failed for all of them.
     #[error(transparent)]
     Shared(Arc<Error>),

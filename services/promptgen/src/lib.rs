@@ -3,7 +3,7 @@
 //! * `service`, `embedding_service`: the gRPC adapters; requests become domain values there.
 //! * `backend`: who writes the prompts; `grammar` draws them from the ability's file, `author` asks a
 //!   language model.
-//! * `embedding`: the text tower of a CLIP checkpoint.
+//! * `embedding`: the model that embeds texts.
 //! * `memo`: both through the cache.
 
 mod backend;

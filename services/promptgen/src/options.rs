@@ -35,8 +35,8 @@ pub struct Options {
     /// Who writes the prompts.
     #[arg(long = "backend", env = "DIPTYCH_PROMPTGEN_BACKEND", value_enum, default_value_t = Backend::Grammar)]
     pub backend: Backend,
-    /// Model that embeds texts: builtin:nano-clip, or a folder in the CLIP layout of
-    /// transformers. With an empty name, TextEmbeddingService is not offered.
+    /// Model that embeds texts: builtin:nano-clip, or a folder with a CLIP or SigLIP in transformers'
+    /// layout, or of sentence-transformers over BERT. With an empty name, TextEmbeddingService is not offered.
     #[arg(long, env = "DIPTYCH_EMBEDDING_MODEL", default_value = EMBEDDING_MODEL, value_name = "MODEL")]
     pub embedding_model: String,
     /// Folder that `builtin:` models and abilities are found under.

@@ -86,6 +86,7 @@ impl TrainerService for Service {
             .map(String::from)
             .into(),
             max_items_per_request: 1,
+            measuring_models: Vec::new(),
         };
         Ok(Response::new(pb::GetCapabilitiesResponse {
             capabilities: Some(capabilities),

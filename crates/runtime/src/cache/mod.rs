@@ -24,6 +24,8 @@ pub enum Kind {
     TextEmbedding,
     /// Embeddings of images.
     ImageEmbedding,
+    /// How unsafe images are.
+    ImageSafety,
 }
 
 impl Kind {
@@ -33,6 +35,7 @@ impl Kind {
             Self::Answer => "answer",
             Self::TextEmbedding => "text-embedding",
             Self::ImageEmbedding => "image-embedding",
+            Self::ImageSafety => "image-safety",
         }
     }
 }

@@ -86,7 +86,8 @@ impl Work<'_> {
         }
         let all = drafts.iter().flat_map(|draft| &draft.prompts);
         let texts = all.map(plain_text);
-        stages::embeddings(self.suite, texts.collect()).await
+        let model = &self.plan.measure.embedding_model;
+        stages::embeddings(self.suite, model, texts.collect()).await
     }
 
     /// Holds the prompts of a draft against the gates, each against those before it too, and enters

@@ -47,5 +47,6 @@ pub(super) fn capabilities(places: &Places, max_items: u32) -> Result<Capabiliti
             .chain(benchmarks)
             .collect(),
         max_items_per_request: max_items,
+        measuring_models: Vec::new(),
     })
 }

@@ -137,3 +137,44 @@ async fn texts_are_embedded_as_transformers_does() {
         "{status}"
     );
 }
+
+#[tokio::test]
+async fn texts_are_embedded_by_siglip_and_by_sentence_transformers_as_their_folders_say() {
+    let fixtures = PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../crates/models/tests/fixtures/measuring"
+    ));
+    let expected = models::weights::Weights::open(&fixtures.join("expected.safetensors")).unwrap();
+    for (name, architecture, vectors) in [
+        ("siglip", "SiglipModel", "siglip_texts"),
+        ("sentence", "SentenceTransformer", "sentence_mean"),
+    ] {
+        let model = fixtures.join(name).display().to_string();
+        let (handle, mut client) = serve(Options {
+            embedding_model: model.clone(),
+            ..options()
+        })
+        .await;
+        let offered = client.get_capabilities(GetCapabilitiesRequest {}).await;
+        let offered = offered.unwrap().into_inner().capabilities.unwrap();
+        assert_eq!(offered.models[0].architecture, architecture);
+        let mut client = TextEmbeddingServiceClient::connect(handle.endpoint())
+            .await
+            .unwrap();
+        let request = EmbedTextsRequest {
+            texts: vec![
+                "a red dog on the beach".into(),
+                "It's  2 FOXES, in the_snow! (night)".into(),
+            ],
+            model: String::new(),
+        };
+        let answer = client.embed_texts(request).await.unwrap().into_inner();
+        let values = answer.embeddings.iter().flat_map(|vector| &vector.values);
+        let expected = expected.values(vectors, &[4, 32]).unwrap();
+        assert!(
+            values.zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5),
+            "{name}"
+        );
+        assert_eq!(answer.model_sha256, offered.models[0].sha256);
+    }
+}
