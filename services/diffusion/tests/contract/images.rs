@@ -179,11 +179,12 @@ async fn every_sampler_of_the_schema_makes_its_own_picture_or_says_why_not() {
         let scheduler = Scheduler::try_from(number).unwrap();
         let request = with(|s| {
             s.scheduler = number;
-            s.step_count = 4;
+            // Where the stride is whole, DDIM and Euler are one way in two notations.
+            s.step_count = 7;
         });
         if scheduler == Scheduler::FlowEuler {
             let status = stage.ask(request).await.unwrap_err();
-            assert!(status.message().contains("flow matching"), "{status}");
+            assert!(explain(&status).contains("flow matching"), "{status}");
             continue;
         }
         let outcomes = stage.outcomes(request).await;
@@ -193,7 +194,12 @@ async fn every_sampler_of_the_schema_makes_its_own_picture_or_says_why_not() {
         };
         let provenance = image.image.as_ref().unwrap().provenance.as_ref().unwrap();
         let name = &provenance.parameters["scheduler"];
-        let twin = pictures.insert(png(outcome).to_vec(), name.clone());
+        let mut reader = png::Decoder::new(std::io::Cursor::new(png(outcome)))
+            .read_info()
+            .unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        let twin = pictures.insert(pixels, name.clone());
         assert!(twin.is_none(), "{name} makes the picture of {twin:?}");
     }
     assert_eq!(pictures.len(), 10);
