@@ -48,13 +48,19 @@ pub enum Error {
     Load(#[from] LoadError),
     /// A CLIP.
     #[error(transparent)]
-    Clip(#[from] clip::Error),
+    Clip(Box<clip::Error>),
     /// A preprocessor's file, or another in JSON.
     #[error(transparent)]
     File(#[from] llava_error::Error),
     /// A tensor operation.
     #[error("cannot compute")]
     Compute(#[from] candle_core::Error),
+}
+
+impl From<clip::Error> for Error {
+    fn from(error: clip::Error) -> Self {
+        Self::Clip(Box::new(error))
+    }
 }
 
 impl From<config::Error> for Error {

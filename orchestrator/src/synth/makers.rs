@@ -101,7 +101,7 @@ async fn scoring(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
             texts: vec!["grey".to_owned()],
         }],
         measures: vec![ScoreMeasure::Alignment.into()],
-        model: String::new(),
+        model: plan.measure.scoring_model.clone(),
     };
     let reply = stages::unary("image scoring", || {
         let (mut client, request) = (suite.scoring.clone(), request.clone());
@@ -121,7 +121,7 @@ async fn embedding(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
     }
     let request = EmbedTextsRequest {
         texts: vec!["grey".to_owned()],
-        model: String::new(),
+        model: plan.measure.embedding_model.clone(),
     };
     let reply = stages::unary("text embedding", || {
         let (mut client, request) = (suite.embedding.clone(), request.clone());
