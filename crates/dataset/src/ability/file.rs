@@ -94,7 +94,7 @@ pub struct Aspect {
     pub fact: FactPath,
     /// Axis of its values.
     pub axis: String,
-    /// Whether its words mean this only in the ability's own dialogues: `left` and
+    /// Whether its words mean this only in the ability's own dialogues: `top` and
     /// `two` are said of other things elsewhere.
     #[serde(default)]
     pub own_words: bool,
