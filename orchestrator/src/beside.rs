@@ -2,7 +2,7 @@
 //! by diffusion and promptgen unless `--endpoints` says otherwise, so that who replaces a stage
 //! need not bring them.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use proto::{
     diffusion::v1::{
         ScoreImagesRequest, ScoreMeasure, image_scoring_service_client::ImageScoringServiceClient,
@@ -10,13 +10,15 @@ use proto::{
     promptgen::v1::{EmbedTextsRequest, text_embedding_service_client::TextEmbeddingServiceClient},
 };
 use runtime::{Channel, Telemetry};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::{
     assets::Assets,
+    bad_input::BadInput,
     cli::Global,
     embedded::Embedded,
-    suite::{Needs, ServiceName},
+    measuring::MeasuringModels,
+    suite::{Needs, ServiceName, capabilities},
 };
 
 /// A service that another one may host.
@@ -40,8 +42,8 @@ pub(crate) struct Search<'a> {
     pub(crate) global: &'a Global,
     pub(crate) assets: &'a Assets,
     pub(crate) telemetry: &'a Telemetry,
-    /// Whether the command calls the guest at all.
-    pub(crate) is_needed: bool,
+    /// Whether the command calls the guest at all, and which models it asks for.
+    pub(crate) needs: &'a Needs,
 }
 
 impl Guest {
@@ -76,11 +78,12 @@ impl Guest {
         own.next_back().map(|(_, url)| url.trim())
     }
 
-    /// The endpoint that was given for it; else its host's, where that offers it; else a service
-    /// in this process. `is_foreign` says that the host is not in this process.
+    /// The endpoint that was given for it; else its host's, where that offers it with the models that
+    /// are asked for; else a service in this process. `is_foreign` says that the host is not in this
+    /// process.
     ///
     /// # Errors
-    /// Nobody at its endpoint, or its service does not start.
+    /// Nobody at its endpoint, no such model there, or its service does not start.
     pub(crate) async fn find(
         self,
         search: Search<'_>,
@@ -91,37 +94,76 @@ impl Guest {
             global,
             assets,
             telemetry,
-            is_needed,
+            needs,
         } = search;
         let beside = |channel| Stay {
             channel,
             host: Embedded::default(),
         };
-        if !is_needed {
+        if !needs.measures {
             return Ok(beside(host));
         }
         let (name, client) = (self.as_str(), &global.client);
         if let Some(endpoint) = self.endpoint(&global.endpoints) {
             let channel = Channel::connect(name, endpoint, client, telemetry).await?;
+            let model = self.model(&needs.measuring);
+            if !model.is_empty() && !self.is_offered_by(&channel, model).await {
+                let lacking = anyhow!(
+                    "the recipe asks for {name} by `{model}`, which {endpoint} does not serve"
+                );
+                return Err(lacking.context(BadInput));
+            }
             return Ok(beside(channel));
         }
         // A build that links no services has none to start.
-        if !is_foreign || cfg!(not(feature = "embedded")) || self.is_offered_by(&host).await {
+        if !is_foreign
+            || cfg!(not(feature = "embedded"))
+            || self.is_offered_by_host(&host, &needs.measuring).await
+        {
             return Ok(beside(host));
         }
-        let own = Embedded::start(global, assets, &Needs::services(&[]), &[self.host()]).await?;
+        let models_alone = Needs {
+            measuring: needs.measuring.clone(),
+            ..Needs::services(&[])
+        };
+        let own = Embedded::start(global, assets, &models_alone, &[self.host()]).await?;
         let endpoint = own.endpoints().remove(&self.host()).unwrap_or_default();
         let channel = Channel::connect(name, &endpoint, &Default::default(), telemetry).await?;
         Ok(Stay { channel, host: own })
     }
 
+    /// The model that a recipe asks of it; empty for any.
+    fn model(self, models: &MeasuringModels) -> &str {
+        match self {
+            Self::Scoring => &models.scoring_model,
+            Self::Embedding => &models.embedding_model,
+        }
+    }
+
+    /// Whether its host offers it with the models that a recipe names. Which one tells safety is in
+    /// the host's capabilities alone.
+    async fn is_offered_by_host(self, host: &Channel, models: &MeasuringModels) -> bool {
+        let safety = &models.safety_model;
+        if self == Self::Scoring && !safety.is_empty() {
+            let found = capabilities(ServiceName::Diffusion, host.clone()).await;
+            let known = found
+                .map(|found| found.measuring_models)
+                .unwrap_or_default();
+            if known.iter().all(|model| model.name != *safety) {
+                return false;
+            }
+        }
+        self.is_offered_by(host, self.model(models)).await
+    }
+
     /// Asked about nothing, one that offers it refuses the request, and one that does not, the
-    /// call.
-    async fn is_offered_by(self, host: &Channel) -> bool {
+    /// call, or the model.
+    async fn is_offered_by(self, host: &Channel, model: &str) -> bool {
         let refused = match self {
             Self::Scoring => {
                 let request = ScoreImagesRequest {
                     measures: vec![ScoreMeasure::Alignment.into()],
+                    model: model.to_owned(),
                     ..ScoreImagesRequest::default()
                 };
                 let mut client = ImageScoringServiceClient::new(host.clone());
@@ -129,9 +171,14 @@ impl Guest {
             }
             Self::Embedding => {
                 let mut client = TextEmbeddingServiceClient::new(host.clone());
-                client.embed_texts(EmbedTextsRequest::default()).await.err()
+                let request = EmbedTextsRequest {
+                    model: model.to_owned(),
+                    ..EmbedTextsRequest::default()
+                };
+                client.embed_texts(request).await.err()
             }
         };
-        refused.is_none_or(|status| status.code() != Code::Unimplemented)
+        let lacks = |status: Status| matches!(status.code(), Code::Unimplemented | Code::NotFound);
+        !refused.is_some_and(lacks)
     }
 }

@@ -185,7 +185,12 @@ async fn start(
                     }
                 }
             };
+            let asked = &needs.measuring.embedding_model;
             let options = promptgen::Options {
+                embedding_model: match asked.is_empty() {
+                    true => options.embedding_model.clone(),
+                    false => asked.clone(),
+                },
                 cache,
                 max_message_bytes: bytes,
                 ..options
@@ -201,6 +206,7 @@ async fn start(
                 cache,
                 ..diffusion::Options::default()
             };
+            let options = crate::measuring::equip(options, &needs.measuring)?;
             diffusion::start(options, telemetry, listener, bytes, stop).await?
         }
         ServiceName::Dialogue => {
@@ -280,24 +286,8 @@ const BUILTIN_IMAGE_MODEL: &str = "builtin:nano-sd";
 /// A checkpoint folder to serve beside the built-in model, and before it.
 #[cfg(feature = "embedded")]
 fn image_model(model: &str) -> Result<Vec<runtime::options::NamedFolder>> {
-    if model.is_empty() || model == BUILTIN_IMAGE_MODEL {
-        return Ok(Vec::new());
-    }
-    if model.starts_with("builtin:") {
-        let unknown = anyhow::anyhow!(
-            "there is no built-in image model `{model}`, only {BUILTIN_IMAGE_MODEL}"
-        );
-        return Err(unknown.context(crate::bad_input::BadInput));
-    }
-    let folder = std::path::absolute(model)?;
-    if !folder.is_dir() {
-        let missing = anyhow::anyhow!("there is no model folder {}", folder.display());
-        return Err(missing.context(crate::bad_input::BadInput));
-    }
-    Ok(vec![runtime::options::NamedFolder {
-        name: model.to_owned(),
-        folder,
-    }])
+    let named = crate::measuring::named_folder("image", model, BUILTIN_IMAGE_MODEL)?;
+    Ok(named.into_iter().collect())
 }
 
 #[cfg(not(feature = "embedded"))]

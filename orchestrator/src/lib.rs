@@ -16,6 +16,7 @@ pub mod estimate;
 pub mod experiment;
 mod files;
 pub mod jobs;
+pub mod measuring;
 mod progress;
 pub mod recipe;
 pub mod report;

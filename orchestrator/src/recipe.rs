@@ -10,6 +10,7 @@ use dataset::image_hash::NEAR_BITS;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use crate::measuring::MeasuringModels;
 use crate::toml_file;
 
 /// A whole experiment: what to synthesize, how to train, how to evaluate.
@@ -58,6 +59,9 @@ pub struct Synth {
     /// How dialogues are written.
     #[serde(default)]
     pub dialogue: DialogueSettings,
+    /// Models that measure prompts and pictures for the gates.
+    #[serde(default, skip_serializing_if = "MeasuringModels::is_default")]
+    pub measure: MeasuringModels,
     /// What a sample must pass.
     #[serde(default)]
     pub gates: Gates,
@@ -165,6 +169,10 @@ pub struct Gates {
     /// Whether a dialogue must agree with the facts.
     #[serde(default)]
     pub dialogue_agrees: bool,
+    /// Whether the image scoring service is asked of every picture if it is safe, and those that are
+    /// not are refused. Without it, only what diffusion says while rendering counts.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub refuse_unsafe: bool,
 }
 
 /// How to train: one alignment stage shared by all runs, then instruction tuning with and
@@ -415,6 +423,7 @@ impl Default for Gates {
             max_leak_distance: Some(NEAR_BITS),
             evaluation_sets: vec![default_real_benchmark()],
             dialogue_agrees: true,
+            refuse_unsafe: false,
         }
     }
 }
@@ -525,6 +534,21 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_recipe_without_measuring_models_and_safety_keeps_its_hash() {
+        let base = "seed = 1\n[synth]\nabilities = { animal = 3 }\n[synth.gates]\n";
+        let plain = parse(base).unwrap();
+        let written = serde_json::to_string(&plain).unwrap();
+        assert!(!written.contains("measure") && !written.contains("refuse_unsafe"));
+        let off = parse(&format!("{base}refuse_unsafe = false\n")).unwrap();
+        assert_eq!(plain.synthesis_hash(), off.synthesis_hash());
+        let on = parse(&format!("{base}refuse_unsafe = true\n")).unwrap();
+        assert_ne!(plain.synthesis_hash(), on.synthesis_hash());
+        let model = "[synth.measure]\nscoring_model = \"models/siglip\"\n";
+        let other = parse(&format!("{base}{model}")).unwrap();
+        assert_ne!(plain.synthesis_hash(), other.synthesis_hash());
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::{
     beside::{Guest, Search, Stay},
     cli::Global,
     embedded::Embedded,
-    recipe::Recipe,
+    recipe::{MeasuringModels, Recipe},
 };
 
 /// The five services.
@@ -109,6 +109,8 @@ pub struct Needs {
     pub image_model: String,
     /// Whether it scores images and embeds texts, beside what `services` names.
     pub measures: bool,
+    /// Models that measure, as a recipe names them.
+    pub measuring: MeasuringModels,
     /// Back-ends that a recipe asks for.
     pub backends: BTreeMap<ServiceName, String>,
     /// Folder of the journals of language models that are asked in this process.
@@ -123,6 +125,7 @@ impl Needs {
             artefact_roots: Vec::new(),
             image_model: String::new(),
             measures: false,
+            measuring: MeasuringModels::default(),
             backends: BTreeMap::new(),
             journals: None,
         }
@@ -139,6 +142,7 @@ impl Needs {
         Self {
             image_model: synth.image.model.clone(),
             measures: true,
+            measuring: synth.measure.clone(),
             backends: asked
                 .map(|(service, name)| (service, name.clone()))
                 .collect(),
@@ -231,7 +235,7 @@ impl Suite {
                 global,
                 assets,
                 telemetry,
-                is_needed: needs.measures,
+                needs,
             };
             let host = guest.host();
             let stay = guest.find(search, channels[&host].clone(), remote.contains(&host));

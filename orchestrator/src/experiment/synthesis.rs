@@ -152,10 +152,12 @@ async fn makers(suite: &Suite, plan: &Plan) -> Result<BTreeMap<String, String>> 
             backend,
             version,
             models,
+            measuring_models,
             ..
         } = suite.capabilities(service).await?;
         makers.insert(service.to_string(), format!("{backend} {version}"));
-        makers.extend(models.into_iter().map(|model| (model.name, model.sha256)));
+        let models = models.into_iter().chain(measuring_models);
+        makers.extend(models.map(|model| (model.name, model.sha256)));
     }
     for name in plan.wanted.sample_counts.keys() {
         let request = GetAbilityRequest { name: name.clone() };

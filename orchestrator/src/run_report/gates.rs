@@ -45,10 +45,7 @@ const GATES: [(&str, &str); 14] = [
         gates::LEAK,
         "No picture of an evaluation set is nearly the same.",
     ),
-    (
-        gates::SAFETY,
-        "The checkpoint's own safety checker has no objection.",
-    ),
+    (gates::SAFETY, "No safety model has an objection."),
     (
         gates::NEAR_DIALOGUE,
         "No accepted dialogue of the partition has nearly the same words.",

@@ -21,7 +21,7 @@ pub use self::budget::{Budget, MalformedBudget};
 use self::{budget::Account, evaluation_sets::EvaluationSets, partition::Outcome};
 use crate::{
     assets::Assets,
-    recipe::{DialogueSettings, Gates, ImageSettings, Recipe},
+    recipe::{DialogueSettings, Gates, ImageSettings, MeasuringModels, Recipe},
     suite::Suite,
 };
 
@@ -41,6 +41,8 @@ pub struct Plan {
     pub image: ImageSettings,
     /// How dialogues are written.
     pub dialogue: DialogueSettings,
+    /// Models that measure for the gates.
+    pub measure: MeasuringModels,
     /// What a sample must pass.
     pub gates: Gates,
     /// Pictures rendered for each prompt.
@@ -118,6 +120,7 @@ impl Plan {
             split: PromptSplit::Training,
             image: synth.image.clone(),
             dialogue: synth.dialogue.clone(),
+            measure: synth.measure.clone(),
             gates: synth.gates.clone(),
             seeds_per_prompt: synth.seeds_per_prompt,
             rewrite: synth.rewrite,

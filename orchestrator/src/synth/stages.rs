@@ -27,7 +27,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::{
     bad_input::complaint,
-    recipe::{DialogueSettings, ImageSettings, PromptSyntax},
+    recipe::{DialogueSettings, ImageSettings, MeasuringModels, PromptSyntax},
     suite::Suite,
 };
 
@@ -261,6 +261,7 @@ pub(super) struct Measured {
 /// be measured.
 pub(super) async fn measure(
     suite: &Suite,
+    model: &str,
     image: Image,
     texts: Vec<String>,
     wants_vector: bool,
@@ -274,7 +275,7 @@ pub(super) async fn measure(
             texts,
         }],
         measures,
-        model: String::new(),
+        model: model.to_owned(),
     };
     let reply = unary("image scoring", || {
         let (mut client, request) = (suite.scoring.clone(), request.clone());
@@ -294,6 +295,45 @@ pub(super) async fn measure(
     }
 }
 
+/// Asks whether a picture is safe; NOT_CHECKED where no model tells, a failure where this picture
+/// cannot be looked at.
+pub(super) async fn safety(
+    suite: &Suite,
+    models: &MeasuringModels,
+    image: Image,
+) -> Result<Result<SafetyVerdict, ItemFailure>> {
+    let request = ScoreImagesRequest {
+        items: vec![ScoreItem {
+            image: Some(image),
+            texts: Vec::new(),
+        }],
+        measures: vec![ScoreMeasure::Safety.into()],
+        model: String::new(),
+    };
+    let reply = unary("image scoring", || {
+        let (mut client, request) = (suite.scoring.clone(), request.clone());
+        async move { client.score_images(request).await }
+    })
+    .await;
+    let reply = match reply {
+        Err(error) if is_unimplemented(&error) => return Ok(Ok(SafetyVerdict::NotChecked)),
+        reply => reply?,
+    };
+    let asked = &models.safety_model;
+    if !asked.is_empty() && *asked != reply.safety_model {
+        return Err(anyhow!(
+            "the recipe asks for safety by `{asked}`, the endpoint has `{}`",
+            reply.safety_model
+        ));
+    }
+    let score = reply.scores.into_iter().next();
+    let score = score.with_context(|| "image scoring answered without a score")?;
+    Ok(match &score.failure {
+        Some(failure) => Err(failure.clone()),
+        None => Ok(score.safety()),
+    })
+}
+
 /// What was measured, if it is what was asked for: a cosine that is no number would pass every bound.
 fn sound(cosines: Vec<f32>, vector: Vec<f32>, text_count: usize) -> Result<Measured, ItemFailure> {
     let is_finite = cosines.iter().chain(&vector).all(|value| value.is_finite());
@@ -309,11 +349,15 @@ fn sound(cosines: Vec<f32>, vector: Vec<f32>, text_count: usize) -> Result<Measu
 }
 
 /// Unit vectors of texts, in their order; `None` where no model embeds texts.
-pub(super) async fn embeddings(suite: &Suite, texts: Vec<String>) -> Result<Option<Vec<Vec<f32>>>> {
+pub(super) async fn embeddings(
+    suite: &Suite,
+    model: &str,
+    texts: Vec<String>,
+) -> Result<Option<Vec<Vec<f32>>>> {
     let count = texts.len();
     let request = EmbedTextsRequest {
         texts,
-        model: String::new(),
+        model: model.to_owned(),
     };
     let reply = unary("text embedding", || {
         let (mut client, request) = (suite.embedding.clone(), request.clone());

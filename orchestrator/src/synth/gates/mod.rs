@@ -35,7 +35,7 @@ pub const NEAR_CONTENT: &str = "near_duplicate_content";
 pub const LEAK: &str = "evaluation_overlap";
 /// Name of the gate that refuses texts of an evaluation set.
 pub const TEXT_LEAK: &str = "evaluation_text_overlap";
-/// Name of the gate that asks the checkpoint's safety checker.
+/// Name of the gate that asks a safety model.
 pub const SAFETY: &str = "safety";
 /// Name of the gate that refuses dialogues whose words were nearly written before.
 pub const NEAR_DIALOGUE: &str = "near_duplicate_dialogue";

@@ -103,6 +103,19 @@ pub fn safety(verdict: SafetyVerdict) -> GateResult {
     }
 }
 
+/// Takes the word of the renderer's checker and that of the scoring service, which was asked; one
+/// objection is enough, and where neither speaks, nothing was checked.
+pub fn asked_safety(rendered: SafetyVerdict, told: SafetyVerdict) -> GateResult {
+    let both = [rendered, told];
+    if both.contains(&SafetyVerdict::Unsafe) {
+        return safety(SafetyVerdict::Unsafe);
+    }
+    match both.contains(&SafetyVerdict::Safe) {
+        true => safety(SafetyVerdict::Safe),
+        false => not_checked(SAFETY, "no model tells whether the picture is safe"),
+    }
+}
+
 /// Refuses a picture whose embedding lies near that of one accepted before; `nearest` is the
 /// highest cosine, `None` where no model embeds pictures.
 pub fn content(gates: &Gates, nearest: Option<f64>) -> Option<GateResult> {
@@ -180,6 +193,21 @@ mod tests {
         assert_eq!(verdict(SafetyVerdict::Safe), GateVerdict::Passed);
         assert_eq!(verdict(SafetyVerdict::NotChecked), GateVerdict::NotChecked);
         assert_eq!(verdict(SafetyVerdict::Unspecified), GateVerdict::NotChecked);
+    }
+
+    #[test]
+    fn one_objection_to_safety_is_enough_and_two_silences_are_no_pass() {
+        use SafetyVerdict::{NotChecked, Safe, Unsafe, Unspecified};
+        for (rendered, told, expected) in [
+            (NotChecked, Unsafe, GateVerdict::Rejected),
+            (Unsafe, Safe, GateVerdict::Rejected),
+            (NotChecked, Safe, GateVerdict::Passed),
+            (Safe, NotChecked, GateVerdict::Passed),
+            (NotChecked, NotChecked, GateVerdict::NotChecked),
+            (Unspecified, Unspecified, GateVerdict::NotChecked),
+        ] {
+            assert_eq!(asked_safety(rendered, told).verdict(), expected);
+        }
     }
 
     #[test]

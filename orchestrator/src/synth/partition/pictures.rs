@@ -7,11 +7,12 @@ use dataset::{identity::SampleId, image_hash::ImageHash};
 use image::RgbImage;
 use proto::{
     dataset::v1::{GateResult, Image, ItemFailure, image::Content},
-    diffusion::v1::ImageItem,
+    diffusion::v1::{ImageItem, SafetyVerdict},
 };
 
 use super::{Draft, Work, prompts::plain_text};
 use crate::synth::{
+    Plan,
     gates::{self, picture},
     stages::{self, Rendered},
 };
@@ -133,8 +134,27 @@ impl Work<'_> {
             return Ok(Err(failure));
         }
         self.compare(&mut candidate);
-        candidate.gates.push(picture::safety(safety));
+        match self.plan.gates.refuse_unsafe {
+            false => candidate.gates.push(picture::safety(safety)),
+            true => {
+                let told = match is_blank {
+                    // Refused already, and not worth a model's time.
+                    true => Ok(SafetyVerdict::NotChecked),
+                    false => self.told_safety(candidate.image.clone()).await?,
+                };
+                match told {
+                    Ok(told) => candidate.gates.push(picture::asked_safety(safety, told)),
+                    Err(failure) => return Ok(Err(failure)),
+                }
+            }
+        }
         Ok(Ok(candidate))
+    }
+
+    /// What the model that the recipe names, or the endpoint's own, says of a picture.
+    async fn told_safety(&self, image: Image) -> Result<Result<SafetyVerdict, ItemFailure>> {
+        let Plan { measure, .. } = self.plan;
+        stages::safety(self.suite, measure, image).await
     }
 
     /// The gates that need a model.
@@ -155,7 +175,9 @@ impl Work<'_> {
         let others = others.take(OTHER_PROMPTS).cloned();
         let texts = std::iter::once(own.clone()).chain(others).collect();
         let image = candidate.image.clone();
-        let measured = match stages::measure(self.suite, image, texts, wants_vector).await? {
+        let model = &self.plan.measure.scoring_model;
+        let measured = stages::measure(self.suite, model, image, texts, wants_vector).await?;
+        let measured = match measured {
             Ok(measured) => measured.unwrap_or_default(),
             Err(failure) => return Ok(Err(failure)),
         };

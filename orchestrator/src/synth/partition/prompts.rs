@@ -82,7 +82,8 @@ impl Work<'_> {
             return Ok(None);
         }
         let texts = drafts.iter().map(|draft| plain_text(&draft.prompt));
-        stages::embeddings(self.suite, texts.collect()).await
+        let model = &self.plan.measure.embedding_model;
+        stages::embeddings(self.suite, model, texts.collect()).await
     }
 
     /// Holds a prompt against the gates, and gives what tells it from others.
