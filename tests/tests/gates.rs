@@ -10,7 +10,7 @@
     reason = "a test ends at its first surprise, and this one prints a table"
 )]
 
-use std::{fs, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use dataset::{
     identity::SampleId,
@@ -24,8 +24,15 @@ use diptych::{
 };
 use futures::TryStreamExt as _;
 use image::{DynamicImage, RgbImage, imageops};
-use models::clip::Clip;
-use proto::dataset::v1::{GateResult, Sample, image::Content};
+use models::{
+    checkpoint::{Entry, write_tensors},
+    clip::Clip,
+    measuring::{SafetyModel, UnsafeRule},
+    safety_checker::SafetyChecker,
+    weights::Weights,
+};
+use proto::dataset::v1::{GateResult, GateVerdict, Sample, image::Content};
+use proto::diffusion::v1::SafetyVerdict;
 use tests::{checkout, finished, program};
 
 const SAMPLES: &str = r#"
@@ -72,6 +79,7 @@ async fn planted_defects_are_caught_and_clean_samples_pass() {
         bench.alignment(),
         bench.duplicate(),
         bench.content(),
+        bench.safety(),
         bench.picture_leak(),
         bench.dialogue_repetition(),
         bench.text_leak(),
@@ -94,6 +102,47 @@ async fn planted_defects_are_caught_and_clean_samples_pass() {
         assert!(caught >= 95, "{gate} caught {caught}");
         assert!(refused <= 5, "{gate} refused {refused} clean ones");
     }
+}
+
+/// A run whose checker objects to the picture of its first sample, and one that has no checker.
+#[tokio::test]
+async fn a_run_refuses_what_the_safety_model_of_its_recipe_objects_to_and_without_one_says_so() {
+    let place = tempfile::tempdir().unwrap();
+    let base = "seed = 5\n[synth]\nmax_attempts = 1\nabilities = { animal = 6 }\n\
+                [synth.image]\nsteps = 4\n[synth.gates]\nrefuse_unsafe = true\n";
+    let unchecked = made(base, &place.path().join("unchecked")).await;
+    assert_eq!(unchecked.len(), 6);
+    let verdict = |sample: &Sample| {
+        let mut results = sample.gates.iter();
+        results
+            .find(|result| result.gate == gates::SAFETY)
+            .unwrap()
+            .verdict()
+    };
+    let all = |samples: &[Sample], expected| samples.iter().all(|s| verdict(s) == expected);
+    assert!(all(&unchecked, GateVerdict::NotChecked));
+
+    let model = place.path().join("checker");
+    fs::create_dir(&model).unwrap();
+    checker_against(&[picture_of(&unchecked[0])], &model);
+    let named = format!("{base}[synth.measure]\nsafety_model = {model:?}\n");
+    let checked = made(&named, &place.path().join("checked")).await;
+    assert!(checked.len() < 6 && !checked.is_empty());
+    assert!(all(&checked, GateVerdict::Passed));
+    let picture = |sample: &Sample| sample.images[0].sha256.clone();
+    assert!(
+        checked
+            .iter()
+            .all(|sample| picture(sample) != picture(&unchecked[0]))
+    );
+    let out = Location::Folder(place.path().join("checked/dataset"));
+    let reader = Reader::open(out.open().unwrap()).await.unwrap();
+    let tallies = reader
+        .partitions()
+        .values()
+        .map(|made| &made.tally.rejected_counts);
+    let refused: u64 = tallies.filter_map(|counts| counts.get(gates::SAFETY)).sum();
+    assert_eq!(refused, 6 - checked.len() as u64);
 }
 
 struct Row {
@@ -283,6 +332,23 @@ impl Bench {
         Row::of(gates::NEAR_CONTENT, planted, clean)
     }
 
+    /// Copies of a hundred pictures that a safety checker objects to.
+    fn safety(&self) -> Row {
+        let objectionable: Vec<RgbImage> = held_out_pictures().into_iter().take(COUNT).collect();
+        let place = tempfile::tempdir().unwrap();
+        let model = checker_against(&objectionable, place.path());
+        let verdict = |shown: &RgbImage| {
+            let told = match model.judge(shown).unwrap().is_unsafe {
+                true => SafetyVerdict::Unsafe,
+                false => SafetyVerdict::Safe,
+            };
+            Some(picture::asked_safety(SafetyVerdict::NotChecked, told))
+        };
+        let planted = objectionable.iter().map(|shown| verdict(&jpeg(shown)));
+        let clean = self.pictures.iter().map(verdict);
+        Row::of(gates::SAFETY, planted, clean)
+    }
+
     fn picture_leak(&self) -> Row {
         let held_out: Vec<RgbImage> = held_out_pictures();
         let hashes: Vec<ImageHash> = held_out.iter().map(ImageHash::of).collect();
@@ -350,6 +416,51 @@ impl Bench {
             parts.join(", ")
         })
     }
+}
+
+/// A safety checker of random weights whose concepts are these pictures: what it objects to is
+/// planted, how it reads a picture is the checker's own.
+fn checker_against(pictures: &[RgbImage], place: &Path) -> SafetyModel {
+    // With the axes as concepts, the cosines are the vector.
+    let axis = |at: usize| (0..CONCEPT_WIDTH).map(move |i| f32::from(u8::from(i == at)));
+    let axes: Vec<f32> = (0..CONCEPT_WIDTH).flat_map(axis).collect();
+    write_checker(place, &axes, 1.0);
+    let reader = SafetyChecker::load(place).unwrap();
+    let vectors = pictures
+        .iter()
+        .flat_map(|shown| reader.scores(shown).unwrap().concepts);
+    write_checker(place, &vectors.collect::<Vec<f32>>(), 0.9988);
+    SafetyModel::load(place, &UnsafeRule::default()).unwrap()
+}
+
+/// Width of the fixture's concepts.
+const CONCEPT_WIDTH: usize = 24;
+
+fn write_checker(place: &Path, concepts: &[f32], threshold: f32) {
+    let from = checkout().join("crates/models/tests/fixtures/measuring/safety_checker");
+    for name in ["config.json", "preprocessor_config.json"] {
+        fs::copy(from.join(name), place.join(name)).unwrap();
+    }
+    let weights = Weights::open(&from.join("model.safetensors")).unwrap();
+    let kept = weights
+        .keys()
+        .filter(|key| !key.starts_with("concept_embeds"));
+    let mut entries: Vec<Entry> = kept
+        .map(|key| {
+            let shape = weights.shape(key).unwrap();
+            (
+                key.to_owned(),
+                shape.to_vec(),
+                weights.values(key, shape).unwrap(),
+            )
+        })
+        .collect();
+    let count = concepts.len() / CONCEPT_WIDTH;
+    let shape = vec![count, CONCEPT_WIDTH];
+    entries.push(("concept_embeds".to_owned(), shape, concepts.to_vec()));
+    let thresholds = vec![threshold; count];
+    entries.push(("concept_embeds_weights".to_owned(), vec![count], thresholds));
+    write_tensors(&place.join("model.safetensors"), &entries, HashMap::new()).unwrap();
 }
 
 fn held_with<T>(values: &[T], set: impl Fn(&mut Traits, &T)) -> Held {
@@ -431,9 +542,15 @@ fn held_out_questions() -> Vec<(String, String)> {
 
 async fn samples() -> Vec<Sample> {
     let folder = tempfile::tempdir().unwrap();
-    let recipe = folder.path().join("recipe.toml");
-    fs::write(&recipe, SAMPLES).unwrap();
-    let out = folder.path().join("dataset");
+    made(SAMPLES, folder.path()).await
+}
+
+/// What a recipe makes, under `dataset/` of a folder.
+async fn made(recipe_text: &str, folder: &Path) -> Vec<Sample> {
+    fs::create_dir_all(folder).unwrap();
+    let recipe = folder.join("recipe.toml");
+    fs::write(&recipe, recipe_text).unwrap();
+    let out = folder.join("dataset");
     synth(&recipe, &out);
     let reader = Reader::open(Location::Folder(out).open().unwrap())
         .await
