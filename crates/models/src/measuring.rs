@@ -45,7 +45,7 @@ pub enum Error {
     },
     /// A configuration, weights or a tokenizer.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Load(Box<LoadError>),
     /// A CLIP.
     #[error(transparent)]
     Clip(Box<clip::Error>),
@@ -57,6 +57,12 @@ pub enum Error {
     Compute(#[from] candle_core::Error),
 }
 
+impl From<LoadError> for Error {
+    fn from(error: LoadError) -> Self {
+        Self::Load(Box::new(error))
+    }
+}
+
 impl From<clip::Error> for Error {
     fn from(error: clip::Error) -> Self {
         Self::Clip(Box::new(error))
@@ -65,19 +71,19 @@ impl From<clip::Error> for Error {
 
 impl From<config::Error> for Error {
     fn from(error: config::Error) -> Self {
-        Self::Load(error.into())
+        LoadError::from(error).into()
     }
 }
 
 impl From<weights::Error> for Error {
     fn from(error: weights::Error) -> Self {
-        Self::Load(error.into())
+        LoadError::from(error).into()
     }
 }
 
 impl From<clip_tokenizer::Error> for Error {
     fn from(error: clip_tokenizer::Error) -> Self {
-        Self::Load(error.into())
+        LoadError::from(error).into()
     }
 }
 
