@@ -256,13 +256,13 @@ fn style_weights_are_kept_and_bad_ones_refused() {
 
 #[test]
 fn every_question_of_every_ability_can_be_asked_and_its_answer_names_the_truth() {
-    for ability in load().iter().cloned() {
+    for ability in load().iter() {
         for (list, templates) in [
             ("questions", ability.questions()),
             ("evaluation", ability.evaluation()),
         ] {
             for (index, template) in templates.iter().enumerate() {
-                let asked = asked(&ability, template);
+                let asked = asked(ability, template);
                 assert!(
                     !asked.is_empty(),
                     "{} {list}[{index}] is never asked",
