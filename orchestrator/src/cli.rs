@@ -100,6 +100,9 @@ pub enum Command {
     /// Say what a run will take, from a short timed probe; nothing is kept
     #[command(after_help = "Example:\n  diptych plan recipes/demo.toml")]
     Plan(PlanArgs),
+    /// Make the first samples of a recipe and show them in a page; nothing else is kept
+    #[command(after_help = "Example:\n  diptych preview recipes/demo.toml -n 9 --out preview.html")]
+    Preview(PreviewArgs),
     /// Synthesize a dataset; run it again to continue it
     #[command(after_help = "Example:\n  diptych synth recipes/tiny.toml --out runs/tiny")]
     Synth(SynthArgs),
@@ -205,6 +208,19 @@ pub struct RunArgs {
 pub struct PlanArgs {
     /// Recipe file.
     pub recipe: PathBuf,
+}
+
+/// Arguments of `preview`.
+#[derive(Debug, Args)]
+pub struct PreviewArgs {
+    /// Recipe file.
+    pub recipe: PathBuf,
+    /// Samples, taken from the abilities in turn.
+    #[arg(short = 'n', long, default_value_t = 9, value_parser = clap::value_parser!(u64).range(1..=500), value_name = "COUNT")]
+    pub count: u64,
+    /// HTML file to write.
+    #[arg(long, value_name = "FILE.html")]
+    pub out: PathBuf,
 }
 
 /// Arguments of `synth`.

@@ -10,6 +10,7 @@ mod export;
 mod generate;
 mod import;
 mod plan;
+mod preview;
 mod report;
 mod run;
 mod synth;
@@ -141,6 +142,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Up(args) => up::execute(args, session).await,
         Command::Run(args) => run::execute(args, session).await,
         Command::Plan(args) => plan::execute(args, session).await,
+        Command::Preview(args) => preview::execute(args, session).await,
         Command::Synth(args) => synth::execute(args, session).await,
         Command::Train(args) => train::execute(args, session).await,
         Command::Eval(args) => eval::execute(args, session).await,
@@ -162,6 +164,7 @@ impl Command {
             Self::Up(_) => "diptych up",
             Self::Run(_) => "diptych run",
             Self::Plan(_) => "diptych plan",
+            Self::Preview(_) => "diptych preview",
             Self::Synth(_) => "diptych synth",
             Self::Train(_) => "diptych train",
             Self::Eval(_) => "diptych eval",

@@ -13,7 +13,7 @@ use crate::{
     files,
     recipe::Recipe,
     report::{self, Report},
-    run_report::{self, BenchmarkFolders},
+    run_report::{self, BenchmarkFolders, PAIRS_PER_ABILITY},
 };
 
 #[derive(Debug, Serialize)]
@@ -41,7 +41,8 @@ pub(super) async fn write(folder: &RunFolder, out: &Path, assets: &Assets) -> Re
 }
 
 async fn gather(folder: &RunFolder, assets: &Assets) -> Result<Report> {
-    run_report::gather(folder, &benchmarks(folder, assets)?).await
+    let benchmarks = benchmarks(folder, assets)?;
+    run_report::gather(folder, &benchmarks, PAIRS_PER_ABILITY).await
 }
 
 fn benchmarks(folder: &RunFolder, assets: &Assets) -> Result<BenchmarkFolders> {

@@ -19,11 +19,18 @@ use crate::{
     scores::Scores,
 };
 
-/// Gathers the report of a run.
+/// Pairs of each ability in the report of a run.
+pub(crate) const PAIRS_PER_ABILITY: usize = 6;
+
+/// Gathers the report of a run, with that many pairs of each ability.
 ///
 /// # Errors
 /// The folder holds no run, or a file of it is damaged.
-pub(crate) async fn gather(folder: &RunFolder, benchmarks: &BenchmarkFolders) -> Result<Report> {
+pub(crate) async fn gather(
+    folder: &RunFolder,
+    benchmarks: &BenchmarkFolders,
+    pairs_per_ability: usize,
+) -> Result<Report> {
     let record = files::read_json::<Record>(&folder.record())?.with_context(|| {
         format!(
             "{} holds no run: there is no run.json",
@@ -33,7 +40,7 @@ pub(crate) async fn gather(folder: &RunFolder, benchmarks: &BenchmarkFolders) ->
     let recipe: Recipe =
         toml::from_str(&record.recipe).context("the recipe in run.json is damaged")?;
     let scores = files::read_json::<Scores>(&folder.scores())?.unwrap_or_default();
-    let samples = Samples::read(folder, &recipe).await?;
+    let samples = Samples::read(folder, &recipe, pairs_per_ability).await?;
     Ok(Report {
         title: record.name.clone(),
         summary: summary(&recipe, &record),

@@ -14,8 +14,6 @@ use crate::{
     synth::gates,
 };
 
-/// Pairs shown per ability.
-const PAIRS_PER_ABILITY: usize = 6;
 /// Rejected samples shown per gate.
 const REJECTED_PER_GATE: usize = 4;
 
@@ -34,7 +32,11 @@ pub(super) struct Verdicts {
 }
 
 impl Samples {
-    pub(super) async fn read(folder: &RunFolder, recipe: &Recipe) -> Result<Self> {
+    pub(super) async fn read(
+        folder: &RunFolder,
+        recipe: &Recipe,
+        pairs_per_ability: usize,
+    ) -> Result<Self> {
         let reader = Reader::open(Root::folder(&folder.dataset())?).await?;
         let mut shown: BTreeMap<String, usize> = BTreeMap::new();
         let mut verdicts: BTreeMap<String, Verdicts> = BTreeMap::new();
@@ -44,7 +46,7 @@ impl Samples {
             let sample = sample?;
             let count = shown.entry(sample.ability.clone()).or_default();
             *count += 1;
-            if *count <= PAIRS_PER_ABILITY {
+            if *count <= pairs_per_ability {
                 pairs.push(pair(&sample));
             }
             for (gate, verdict) in said(&sample) {
