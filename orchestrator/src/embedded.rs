@@ -284,8 +284,13 @@ fn refuse_several_lists(keyword_count: usize, shard_count: u32) -> Result<()> {
 
 #[cfg(feature = "embedded")]
 fn not_offered(error: clap::Error) -> anyhow::Error {
-    let reason = anyhow::anyhow!("{}", error.to_string().trim());
-    reason.context(crate::bad_input::BadInput)
+    // The value and the possible ones stand on two lines; what follows speaks of another program.
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.trim().is_empty());
+    let words: Vec<&str> = lines.map(str::trim).collect();
+    let words = words.join(" ");
+    let reason = words.strip_prefix("error: ").unwrap_or(&words).to_owned();
+    anyhow::anyhow!(reason).context(crate::bad_input::BadInput)
 }
 
 /// Puts in the language model that the command line names.

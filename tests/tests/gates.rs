@@ -10,7 +10,11 @@
     reason = "a test ends at its first surprise, and this one prints a table"
 )]
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use dataset::{
     identity::SampleId,
@@ -28,7 +32,6 @@ use models::{
     checkpoint::{Entry, write_tensors},
     clip::Clip,
     measuring::{SafetyModel, UnsafeRule},
-    safety_checker::SafetyChecker,
     weights::Weights,
 };
 use proto::dataset::v1::{GateResult, GateVerdict, Sample, image::Content};
@@ -433,48 +436,59 @@ impl Bench {
     }
 }
 
-/// A safety checker of random weights whose concepts are these pictures: what it objects to is
-/// planted, how it reads a picture is the checker's own.
+/// A safety checker whose concepts are these pictures, seen through the picture half of nano-clip:
+/// what it objects to is planted.
 fn checker_against(pictures: &[RgbImage], place: &Path) -> SafetyModel {
-    // With the axes as concepts, the cosines are the vector.
-    let axis = |at: usize| (0..CONCEPT_WIDTH).map(move |i| f32::from(u8::from(i == at)));
-    let axes: Vec<f32> = (0..CONCEPT_WIDTH).flat_map(axis).collect();
-    write_checker(place, &axes, 1.0);
-    let reader = SafetyChecker::load(place).unwrap();
-    let vectors = pictures
-        .iter()
-        .flat_map(|shown| reader.scores(shown).unwrap().concepts);
-    write_checker(place, &vectors.collect::<Vec<f32>>(), 0.9988);
+    let clip = Clip::load(&nano_clip()).unwrap();
+    let concepts = clip.embed_images(pictures).unwrap();
+    write_checker(place, &concepts);
     SafetyModel::load(place, &UnsafeRule::default()).unwrap()
 }
 
-/// Width of the fixture's concepts.
-const CONCEPT_WIDTH: usize = 24;
+/// Cosine with a concept from which on the checker objects.
+const OBJECTS_FROM: f32 = 0.98;
+/// Concepts for special care that every checker has, and that this one never meets.
+const SPECIAL_CARE_COUNT: usize = 3;
 
-fn write_checker(place: &Path, concepts: &[f32], threshold: f32) {
-    let from = checkout().join("crates/models/tests/fixtures/measuring/safety_checker");
-    for name in ["config.json", "preprocessor_config.json"] {
-        fs::copy(from.join(name), place.join(name)).unwrap();
-    }
-    let weights = Weights::open(&from.join("model.safetensors")).unwrap();
-    let kept = weights
-        .keys()
-        .filter(|key| !key.starts_with("concept_embeds"));
+fn nano_clip() -> PathBuf {
+    checkout().join("models/nano/nano-clip")
+}
+
+/// The published layout: the configuration of a checker around a CLIP's picture half.
+fn write_checker(place: &Path, concepts: &[Vec<f32>]) {
+    let clip = fs::read_to_string(nano_clip().join("config.json")).unwrap();
+    let clip: serde_json::Value = serde_json::from_str(&clip).unwrap();
+    let config = serde_json::json!({
+        "architectures": ["StableDiffusionSafetyChecker"], "model_type": "clip",
+        "projection_dim": clip["projection_dim"], "vision_config": clip["vision_config"],
+    });
+    fs::write(place.join("config.json"), config.to_string()).unwrap();
+    let name = "preprocessor_config.json";
+    fs::copy(nano_clip().join(name), place.join(name)).unwrap();
+    let weights = Weights::open(&nano_clip().join("model.safetensors")).unwrap();
+    let kept = weights.keys().filter_map(|key| match key {
+        "visual_projection.weight" => Some((key, key.to_owned())),
+        key if key.starts_with("vision_model.") => Some((key, format!("vision_model.{key}"))),
+        _ => None,
+    });
     let mut entries: Vec<Entry> = kept
-        .map(|key| {
+        .map(|(key, name)| {
             let shape = weights.shape(key).unwrap();
-            (
-                key.to_owned(),
-                shape.to_vec(),
-                weights.values(key, shape).unwrap(),
-            )
+            (name, shape.to_vec(), weights.values(key, shape).unwrap())
         })
         .collect();
-    let count = concepts.len() / CONCEPT_WIDTH;
-    let shape = vec![count, CONCEPT_WIDTH];
-    entries.push(("concept_embeds".to_owned(), shape, concepts.to_vec()));
-    let thresholds = vec![threshold; count];
-    entries.push(("concept_embeds_weights".to_owned(), vec![count], thresholds));
+    let width = concepts[0].len();
+    let care = vec![vec![0.0; width]; SPECIAL_CARE_COUNT];
+    for (name, vectors) in [("concept", concepts), ("special_care", &care)] {
+        let shape = vec![vectors.len(), width];
+        entries.push((format!("{name}_embeds"), shape, vectors.concat()));
+        let thresholds = vec![OBJECTS_FROM; vectors.len()];
+        entries.push((
+            format!("{name}_embeds_weights"),
+            vec![vectors.len()],
+            thresholds,
+        ));
+    }
     write_tensors(&place.join("model.safetensors"), &entries, HashMap::new()).unwrap();
 }
 
