@@ -24,6 +24,7 @@ pub mod clip;
 pub mod clip_text;
 pub mod clip_tokenizer;
 pub mod config;
+pub mod lora;
 pub mod prompt_weighting;
 pub mod scheduler;
 pub mod stable_diffusion;

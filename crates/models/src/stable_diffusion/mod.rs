@@ -1,5 +1,8 @@
 //! Stable Diffusion from a directory in diffusers' layout: text → noise → picture, step by step.
 //!
+//! Versions 1 and 2 (Rombach et al. 2022, arXiv 2112.10752) and XL with Turbo (Podell et al. 2023,
+//! arXiv 2307.01952; Sauer et al. 2023, arXiv 2311.17042), and fine-tunes of any size of them.
+//!
 //! A picture in the making is a [`Denoising`]: it owns its latents, its place in the sampler and its
 //! random numbers. [`Pipeline::step`] moves any set of them on by one model evaluation, so a service
 //! can let pictures join and leave between steps. A picture's numbers never depend on its company.
@@ -15,25 +18,27 @@ use std::path::Path;
 
 pub use self::denoising::{Denoising, Picture};
 pub use self::error::Error;
+use self::layout::Index;
+use self::prompt::TextEncoder;
 pub use self::request::{
     MAX_GUIDANCE, MAX_PROMPT_BYTES, MAX_PROMPT_CHUNKS, MAX_PROMPT_TOKENS, MAX_SIDE_PX,
     MAX_SIDE_RATIO, PromptSyntax, Request,
 };
-use crate::clip_text::ClipText;
-use crate::clip_tokenizer::ClipTokenizer;
 use crate::config::LoadError;
+use crate::lora::{Lora, LoraFile, Part};
 use crate::scheduler;
 use crate::unet::Unet;
 use crate::vae::Vae;
-use crate::weights::checkpoint_sha256;
 
 /// A loaded checkpoint.
 pub struct Pipeline {
     name: String,
     sha256: String,
     parameter_count: u64,
-    tokenizer: ClipTokenizer,
-    text: ClipText,
+    /// One, or two for Stable Diffusion XL.
+    texts: Vec<TextEncoder>,
+    /// Whether an empty negative prompt stands for states of zeros.
+    zeros_for_empty_prompt: bool,
     unet: Unet,
     vae: Vae,
     scheduler: scheduler::Config,
@@ -45,22 +50,40 @@ impl Pipeline {
     /// # Errors
     /// [`LoadError`], naming the file and the field or tensor. Nothing is loaded by halves.
     pub fn load(folder: &Path, name: &str) -> Result<Self, LoadError> {
-        layout::check_index(&folder.join("model_index.json"))?;
+        Self::load_adapted(folder, name, &[])
+    }
+
+    /// The same, with adapters merged into the UNet and the text encoders, in order.
+    ///
+    /// # Errors
+    /// [`LoadError`]; an adapter that does not fit the model is refused with the tensor's name.
+    pub fn load_adapted(folder: &Path, name: &str, loras: &[LoraFile]) -> Result<Self, LoadError> {
+        let index = Index::read(folder)?;
         let scheduler = scheduler::Config::read(&folder.join("scheduler/scheduler_config.json"))?;
+        let opened = loras
+            .iter()
+            .map(Lora::open)
+            .collect::<Result<Vec<_>, _>>()?;
+        let for_part = |part| opened.iter().map(|lora| lora.part(part)).collect();
+        let mut texts = Vec::new();
+        for (part, end) in index.text_encoders() {
+            texts.push(TextEncoder::load(folder, end, for_part(part))?);
+        }
         let pipeline = Self {
             name: name.to_owned(),
-            sha256: checkpoint_sha256(folder, &layout::checkpoint_files(folder)?)?,
-            parameter_count: layout::count_parameters(folder)?,
-            tokenizer: ClipTokenizer::load(&folder.join("tokenizer"))?,
-            text: ClipText::load(&folder.join("text_encoder"))?,
-            unet: Unet::load(&folder.join("unet"))?,
+            sha256: layout::sha256(folder, &index, loras)?,
+            parameter_count: layout::count_parameters(folder, &index)?,
+            texts,
+            zeros_for_empty_prompt: index.zeros_for_empty_prompt,
+            unet: Unet::load_adapted(&folder.join("unet"), for_part(Part::Unet))?,
             vae: Vae::load(&folder.join("vae"))?,
             scheduler: scheduler::Config {
                 noise: scheduler.noise.for_latents(),
                 ..scheduler
             },
         };
-        pipeline.check_parts(folder)?;
+        layout::check_parts(&pipeline, folder, &index)?;
+        opened.iter().try_for_each(|lora| lora.finish())?;
         Ok(pipeline)
     }
 
@@ -69,7 +92,7 @@ impl Pipeline {
         &self.name
     }
 
-    /// SHA-256 over all files of the checkpoint, in hex.
+    /// SHA-256 over all files of the checkpoint, and its adapters and their scales, in hex.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }

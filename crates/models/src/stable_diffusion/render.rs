@@ -21,10 +21,9 @@ impl Pipeline {
         self.check(request)?;
         let trajectory = self.start(request)?;
         let mut warnings = Vec::new();
-        let text = self.context(&request.prompt, request.syntax, &mut warnings)?;
+        let text = self.context(&request.prompt, request, &mut warnings)?;
         let guided = request.guidance > 1.;
-        let negative =
-            guided.then(|| self.context(&request.negative_prompt, request.syntax, &mut warnings));
+        let negative = guided.then(|| self.negative_context(request, &mut warnings));
         let scale = self.scale_px();
         let shape = [
             self.unet.config().in_channels,

@@ -33,13 +33,15 @@ pub enum PromptSyntax {
 pub struct Request {
     /// What to show.
     pub prompt: String,
-    /// What not to show; may be empty.
+    /// What not to show; may be empty, which for a checkpoint with `force_zeros_for_empty_prompt` (as
+    /// Stable Diffusion XL) stands for states of zeros, as no negative prompt does in diffusers.
     pub negative_prompt: String,
     /// Seed of the noise, as `torch.Generator("cpu").manual_seed` takes it.
     pub seed: u64,
     /// Denoising steps.
     pub steps: usize,
-    /// Classifier-free guidance (Ho and Salimans 2022); 1 or less switches it off.
+    /// Classifier-free guidance (Ho and Salimans 2022); 1 or less switches it off, and with it the
+    /// negative prompt: one model evaluation a step, as Turbo wants it.
     pub guidance: f32,
     /// Width in pixels, a multiple of the autoencoder's scale.
     pub width_px: usize,
@@ -106,26 +108,29 @@ impl Pipeline {
             ));
         }
         self.start(request)?;
-        for (field, text) in [
-            ("prompt", &request.prompt),
-            ("negative_prompt", &request.negative_prompt),
-        ] {
-            if text.len() > MAX_PROMPT_BYTES {
-                return Err(invalid(
-                    field,
-                    format!("{} bytes, at most {MAX_PROMPT_BYTES}", text.len()),
-                ));
-            }
-            let count = self.tokenizer.encode(text)?.len();
+        self.check_prompt("prompt", &request.prompt, request.syntax)?;
+        self.check_prompt("negative_prompt", &request.negative_prompt, request.syntax)
+    }
+
+    fn check_prompt(
+        &self,
+        field: &'static str,
+        text: &str,
+        syntax: PromptSyntax,
+    ) -> Result<(), Error> {
+        if text.len() > MAX_PROMPT_BYTES {
+            let reason = format!("{} bytes, at most {MAX_PROMPT_BYTES}", text.len());
+            return Err(invalid(field, reason));
+        }
+        for encoder in &self.texts {
+            let count = encoder.tokenizer.encode(text)?.len();
             if count > MAX_PROMPT_TOKENS {
-                return Err(invalid(
-                    field,
-                    format!("{count} tokens, at most {MAX_PROMPT_TOKENS}"),
-                ));
+                let reason = format!("{count} tokens, at most {MAX_PROMPT_TOKENS}");
+                return Err(invalid(field, reason));
             }
-            if request.syntax == PromptSyntax::Webui {
+            if syntax == PromptSyntax::Webui {
                 // Each BREAK begins a chunk, however few tokens stand before it.
-                let count = self.weighted_chunks(text)?.len();
+                let count = encoder.chunks(text, syntax, &mut Vec::new())?.len();
                 if count > MAX_PROMPT_CHUNKS {
                     let reason = format!("{count} chunks, at most {MAX_PROMPT_CHUNKS}");
                     return Err(invalid(field, reason));

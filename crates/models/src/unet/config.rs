@@ -15,14 +15,37 @@ pub struct Config {
     pub out_channels: usize,
     /// Width of the text states.
     pub cross_attention_dim: usize,
+    /// Conditions beside the text states, as Stable Diffusion XL has them.
+    pub addition: Option<AdditionConfig>,
+    /// From the finest level down.
     pub(super) levels: Vec<LevelConfig>,
-    /// Attention on the way up, by level from the bottom.
-    pub(super) up_attention: Vec<bool>,
+    /// The way up, from the coarsest level.
+    pub(super) up_levels: Vec<LevelConfig>,
     pub(super) groups: usize,
     pub(super) eps: f32,
     pub(super) flip_sin_to_cos: bool,
     pub(super) freq_shift: f64,
 }
+
+/// `addition_embed_type` = `text_time`: a pooled text and [`SIZES`] sizes.
+#[derive(Clone, Copy, Debug)]
+pub struct AdditionConfig {
+    /// Sinusoids for each of the sizes.
+    pub time_dim: usize,
+    /// Width of the pooled text.
+    pub pooled_dim: usize,
+}
+
+impl AdditionConfig {
+    /// Numbers that the sizes and the pooled text become together.
+    pub(super) fn input_dim(&self) -> usize {
+        self.pooled_dim + SIZES * self.time_dim
+    }
+}
+
+/// Sizes that condition a picture: height and width of its original, top and left of the crop, height
+/// and width it shall have (Podell et al. 2023, arXiv 2307.01952, section 2.2).
+pub const SIZES: usize = 6;
 
 #[derive(Clone, Debug)]
 pub(super) struct LevelConfig {
@@ -40,79 +63,133 @@ impl Config {
     /// [`config::Error`], naming the field.
     pub fn read(file: &Path) -> Result<Self, config::Error> {
         let mut fields = Fields::open(file)?;
+        fields.only("_class_name", "UNet2DConditionModel")?;
         refuse_other_architectures(&mut fields)?;
-        let channels: Vec<usize> = fields.require("block_out_channels")?;
-        let count = channels.len();
-        let down: Vec<String> = fields.require("down_block_types")?;
-        let up: Vec<String> = fields.require("up_block_types")?;
-        if count == 0 || down.len() != count || up.len() != count {
-            return Err(fields.invalid(
-                "down_block_types",
-                "must list as many blocks as block_out_channels",
-            ));
-        }
-        // diffusers' naming slip, kept for compatibility: `attention_head_dim` is the number of heads.
-        let heads = fields.take_per_block("attention_head_dim", 8, count)?;
-        let layers = fields.take_per_block("layers_per_block", 2, count)?;
-        let depths = fields.take_per_block("transformer_layers_per_block", 1, count)?;
         let groups = fields.take_or("norm_num_groups", 32)?;
-        let mut levels = Vec::new();
-        for i in 0..count {
-            let has_attention = block_kind(
-                &fields,
-                "down_block_types",
-                &down[i],
-                "CrossAttnDownBlock2D",
-                "DownBlock2D",
-            )?;
-            if groups == 0 || !channels[i].is_multiple_of(groups) {
-                return Err(fields.invalid(
-                    "norm_num_groups",
-                    format!("{groups} does not divide {}", channels[i]),
-                ));
-            }
-            if heads[i] == 0 || !channels[i].is_multiple_of(heads[i]) {
-                let reason = format!("{} heads do not divide {} channels", heads[i], channels[i]);
-                return Err(fields.invalid("attention_head_dim", reason));
-            }
-            levels.push(LevelConfig {
-                channels: channels[i],
-                has_attention,
-                layers: layers[i],
-                heads: heads[i],
-                transformer_layers: depths[i],
-            });
-        }
-        let up_attention = up
-            .iter()
-            .map(|kind| {
-                block_kind(
-                    &fields,
-                    "up_block_types",
-                    kind,
-                    "CrossAttnUpBlock2D",
-                    "UpBlock2D",
-                )
-            })
-            .collect::<Result<_, _>>()?;
+        let (levels, up_levels) = read_levels(&mut fields, groups)?;
         let config = Self {
             sample_size: fields.take("sample_size")?,
             in_channels: fields.take_or("in_channels", 4)?,
             out_channels: fields.take_or("out_channels", 4)?,
             cross_attention_dim: fields.require("cross_attention_dim")?,
+            addition: read_addition(&mut fields)?,
             levels,
-            up_attention,
+            up_levels,
             groups,
             eps: fields.take_or("norm_eps", 1e-5)?,
             flip_sin_to_cos: fields.take_or("flip_sin_to_cos", true)?,
             freq_shift: fields.take_or("freq_shift", 0.)?,
         };
+        if config.sample_size == Some(0) {
+            return Err(fields.invalid("sample_size", "is zero"));
+        }
         fields.finish()?;
         Ok(config)
     }
 
-    pub(super) fn time_dim(&self) -> usize {
+    /// Width of the time embedding.
+    pub fn time_dim(&self) -> usize {
         4 * self.levels[0].channels
+    }
+}
+
+/// The levels on the way down and on the way up, each in the order of computation.
+fn read_levels(
+    fields: &mut Fields,
+    groups: usize,
+) -> Result<(Vec<LevelConfig>, Vec<LevelConfig>), config::Error> {
+    let channels: Vec<usize> = fields.require("block_out_channels")?;
+    let count = channels.len();
+    let down: Vec<String> = fields.require("down_block_types")?;
+    let up: Vec<String> = fields.require("up_block_types")?;
+    if count == 0 || down.len() != count || up.len() != count {
+        let reason = "must list as many blocks as block_out_channels";
+        return Err(fields.invalid("down_block_types", reason));
+    }
+    // diffusers' naming slip, kept for compatibility: `attention_head_dim` is the number of heads.
+    let heads = fields.take_per_block("attention_head_dim", 8, count)?;
+    let layers = fields.take_per_block("layers_per_block", 2, count)?;
+    let depths = fields.take_per_block("transformer_layers_per_block", 1, count)?;
+    let mut up_depths: Vec<usize> = depths.iter().rev().copied().collect();
+    if let Some(listed) = fields.take::<Vec<usize>>("reverse_transformer_layers_per_block")? {
+        if listed.len() != count {
+            let reason = format!("must list {count} blocks");
+            return Err(fields.invalid("reverse_transformer_layers_per_block", reason));
+        }
+        up_depths = listed;
+    }
+    let mut levels = Vec::new();
+    for i in 0..count {
+        check_divides(fields, "norm_num_groups", groups, channels[i])?;
+        check_divides(fields, "attention_head_dim", heads[i], channels[i])?;
+        levels.push(LevelConfig {
+            channels: channels[i],
+            has_attention: block_kind(fields, "down_block_types", &down[i])?,
+            layers: layers[i],
+            heads: heads[i],
+            transformer_layers: depths[i],
+        });
+    }
+    let mut up_levels = Vec::new();
+    for ((level, kind), depth) in levels.iter().rev().zip(&up).zip(up_depths) {
+        up_levels.push(LevelConfig {
+            has_attention: block_kind(fields, "up_block_types", kind)?,
+            transformer_layers: depth,
+            ..level.clone()
+        });
+    }
+    Ok((levels, up_levels))
+}
+
+fn check_divides(
+    fields: &Fields,
+    field: &str,
+    parts: usize,
+    channels: usize,
+) -> Result<(), config::Error> {
+    if parts == 0 || channels == 0 || !channels.is_multiple_of(parts) {
+        let reason = format!("is {parts}, which does not divide {channels} channels");
+        return Err(fields.invalid(field, reason));
+    }
+    Ok(())
+}
+
+/// Whether a block has attention.
+fn block_kind(fields: &Fields, field: &str, kind: &str) -> Result<bool, config::Error> {
+    let way = if field.starts_with("down") {
+        "Down"
+    } else {
+        "Up"
+    };
+    let (cross, plain) = (format!("CrossAttn{way}Block2D"), format!("{way}Block2D"));
+    match kind {
+        kind if kind == cross => Ok(true),
+        kind if kind == plain => Ok(false),
+        other => Err(fields.unsupported(field, &other.into(), &format!("{cross} and {plain}"))),
+    }
+}
+
+fn read_addition(fields: &mut Fields) -> Result<Option<AdditionConfig>, config::Error> {
+    let kind: Option<String> = fields.take("addition_embed_type")?;
+    match kind.as_deref() {
+        None => Ok(None),
+        Some("text_time") => {
+            let time_dim: usize = fields.require("addition_time_embed_dim")?;
+            let width: usize = fields.require("projection_class_embeddings_input_dim")?;
+            let sizes_dim = time_dim.saturating_mul(SIZES);
+            let pooled_dim = width.checked_sub(sizes_dim).filter(|dim| *dim > 0);
+            let Some(pooled_dim) = pooled_dim.filter(|_| time_dim > 0) else {
+                let reason = format!("is {width}, {SIZES} sizes alone take {sizes_dim}");
+                return Err(fields.invalid("projection_class_embeddings_input_dim", reason));
+            };
+            Ok(Some(AdditionConfig {
+                time_dim,
+                pooled_dim,
+            }))
+        }
+        Some(other) => {
+            Err(fields.unsupported("addition_embed_type", &other.into(), "only text_time"))
+        }
     }
 }
 
@@ -130,6 +207,7 @@ fn refuse_other_architectures(fields: &mut Fields) -> Result<(), config::Error> 
     for field in [
         "center_input_sample",
         "only_cross_attention",
+        "mid_block_only_cross_attention",
         "dual_cross_attention",
         "resnet_skip_time_act",
         "class_embeddings_concat",
@@ -145,7 +223,7 @@ fn refuse_other_architectures(fields: &mut Fields) -> Result<(), config::Error> 
     ] {
         fields.only(field, only)?;
     }
-    // Taken by shape from the weights, unused without `addition_embed_type`, or training only.
+    // Taken by shape from the weights, needless in f32, unused with `text_time`, or training only.
     fields.ignore(&[
         "use_linear_projection",
         "upcast_attention",
@@ -153,18 +231,4 @@ fn refuse_other_architectures(fields: &mut Fields) -> Result<(), config::Error> 
         "dropout",
     ]);
     Ok(())
-}
-
-fn block_kind(
-    fields: &Fields,
-    field: &str,
-    kind: &str,
-    cross: &str,
-    plain: &str,
-) -> Result<bool, config::Error> {
-    match kind {
-        kind if kind == cross => Ok(true),
-        kind if kind == plain => Ok(false),
-        other => Err(fields.unsupported(field, &other.into(), &format!("{cross} and {plain}"))),
-    }
 }

@@ -80,7 +80,7 @@ impl Level {
         at: &Source<'_>,
         cross_layers: &mut usize,
     ) -> Result<Vec<Self>, weights::Error> {
-        let from_bottom: Vec<&LevelConfig> = config.levels.iter().rev().collect();
+        let from_bottom: &[LevelConfig] = &config.up_levels;
         let mut levels = Vec::new();
         let mut inputs = from_bottom[0].channels;
         for (i, level) in from_bottom.iter().enumerate() {
@@ -103,7 +103,7 @@ impl Level {
                     shape,
                 )?);
                 inputs = channels;
-                if config.up_attention[i] {
+                if level.has_attention {
                     let at = at.at(format_args!("attentions.{j}"));
                     loaded
                         .attentions

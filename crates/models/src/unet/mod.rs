@@ -8,6 +8,7 @@
 //! order, so a sample's result is the same bits alone and among others.
 
 mod config;
+mod embedding;
 mod level;
 mod transformer;
 
@@ -16,23 +17,24 @@ use std::path::Path;
 use candle_core::{D, Device, Tensor, bail};
 use rayon::prelude::*;
 
-pub use self::config::Config;
+pub use self::config::{AdditionConfig, Config, SIZES};
+use self::embedding::{Embedding, sinusoids};
 use self::level::{Level, resnet_shape};
 use self::transformer::{Transformer, TransformerBlock};
-use crate::blocks::{Conv, Linear, ResnetBlock, Source, group_norm};
+use crate::blocks::{Conv, ResnetBlock, Source, group_norm};
 use crate::config::LoadError;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::packed_attention::KeysValues;
-use crate::ops::pointwise::silu_all;
+use crate::ops::pointwise::{add_assign, silu_all};
 use crate::ops::values::values;
-use crate::weights::{self, Weights};
+use crate::weights::{self, Adapters, Weights};
 
 /// A loaded UNet.
 pub struct Unet {
     config: Config,
     conv_in: Conv,
-    time1: Linear,
-    time2: Linear,
+    time: Embedding,
+    addition: Option<Embedding>,
     down: Vec<Level>,
     mid: (ResnetBlock, Transformer, ResnetBlock),
     up: Vec<Level>,
@@ -43,6 +45,16 @@ pub struct Unet {
 /// Text states as the attention layers of one UNet want them: made once per prompt.
 pub struct Context {
     layers: Vec<KeysValues>,
+    /// Added to the embedding of every time step, where the model takes an [`Addition`].
+    addition: Option<Vec<f32>>,
+}
+
+/// Conditions beside the text states, for models whose [`Config::addition`] says so.
+pub struct Addition<'a> {
+    /// The pooled text, as wide as the configuration says.
+    pub pooled: &'a [f32],
+    /// In pixels: height and width of the original, top and left of the crop, height and width wanted.
+    pub sizes: [f32; SIZES],
 }
 
 impl Unet {
@@ -51,8 +63,17 @@ impl Unet {
     /// # Errors
     /// [`LoadError`], naming file, field or tensor.
     pub fn load(folder: &Path) -> Result<Self, LoadError> {
+        Self::load_adapted(folder, Vec::new())
+    }
+
+    /// The same, with adapters merged into its weights, in order.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming file, field or tensor.
+    pub fn load_adapted(folder: &Path, adapters: Adapters) -> Result<Self, LoadError> {
         let config = Config::read(&folder.join("config.json"))?;
-        let weights = Weights::open_in(folder, &["diffusion_pytorch_model"])?;
+        let weights =
+            Weights::open_in(folder, &["diffusion_pytorch_model"])?.with_adapters(adapters);
         let unet = Self::build(config, &Source::new(&weights))?;
         weights.finish(&[])?;
         Ok(unet)
@@ -66,14 +87,37 @@ impl Unet {
     /// Prepares text states `(tokens, cross_attention_dim)`.
     ///
     /// # Errors
-    /// When the width is another.
+    /// When the width is another, or the model wants an [`Addition`] too.
     pub fn context(&self, states: &Tensor) -> candle_core::Result<Context> {
+        if self.addition.is_some() {
+            bail!("text states without the pooled text and the sizes that the model takes")
+        }
+        self.remember(states, None)
+    }
+
+    /// Prepares text states `(tokens, cross_attention_dim)` and the other conditions.
+    ///
+    /// # Errors
+    /// When a width is another, or the model takes no [`Addition`].
+    pub fn context_with(
+        &self,
+        states: &Tensor,
+        addition: &Addition<'_>,
+    ) -> candle_core::Result<Context> {
+        self.remember(states, Some(self.embed_addition(addition)?))
+    }
+
+    fn remember(
+        &self,
+        states: &Tensor,
+        addition: Option<Vec<f32>>,
+    ) -> candle_core::Result<Context> {
         let blocks: Vec<&TransformerBlock> = self.transformers().flat_map(|t| &t.blocks).collect();
         let layers = blocks
             .par_iter()
             .map(|block| block.remember(states))
             .collect::<candle_core::Result<_>>()?;
-        Ok(Context { layers })
+        Ok(Context { layers, addition })
     }
 
     /// The prediction for noisy `latents` `(batch, in_channels, height, width)`, each sample at its own
@@ -114,7 +158,7 @@ impl Unet {
         timesteps: &[f32],
         contexts: &[&Context],
     ) -> candle_core::Result<Tensor> {
-        let time = self.embed_time(timesteps)?;
+        let time = self.embed_time(timesteps, contexts)?;
         let at = At {
             time: &time,
             contexts,
@@ -156,31 +200,38 @@ impl Unet {
         hidden.permute((0, 3, 1, 2))?.contiguous()
     }
 
-    /// Sinusoids of the time step (Vaswani et al. 2017) through two layers, and SiLU after them, which
-    /// every block begins with: `(batch, time_dim)`.
-    fn embed_time(&self, timesteps: &[f32]) -> candle_core::Result<Tensor> {
+    /// The time step and what is added to it, and SiLU after them, which every block begins with:
+    /// `(batch, time_dim)`.
+    fn embed_time(&self, timesteps: &[f32], contexts: &[&Context]) -> candle_core::Result<Tensor> {
         let dim = self.config.levels[0].channels;
-        let half = dim / 2;
-        let rate = -(10_000f64.ln()) / (half as f64 - self.config.freq_shift);
-        let mut rows = Vec::with_capacity(timesteps.len() * dim);
-        for t in timesteps {
-            let angles: Vec<f32> = (0..half)
-                .map(|i| t * ((rate * i as f64) as f32).exp())
-                .collect();
-            let (sines, cosines) = (
-                angles.iter().map(|a| a.sin()),
-                angles.iter().map(|a| a.cos()),
-            );
-            if self.config.flip_sin_to_cos {
-                rows.extend(cosines.chain(sines));
-            } else {
-                rows.extend(sines.chain(cosines));
-            }
-            rows.extend(std::iter::repeat_n(0., dim % 2));
-        }
+        let rows = sinusoids(timesteps, dim, &self.config);
         let rows = Tensor::from_vec(rows, (timesteps.len(), dim), &Device::Cpu)?;
-        let hidden = silu_of(&self.time1.forward(&rows)?)?;
-        silu_of(&self.time2.forward(&hidden)?)
+        let mut out = values(&self.time.forward(&rows)?)?.to_vec();
+        for (row, context) in out.chunks_mut(self.config.time_dim()).zip(contexts) {
+            if let Some(addition) = &context.addition {
+                add_assign(row, addition);
+            }
+        }
+        silu_all(&mut out);
+        Tensor::from_vec(out, (timesteps.len(), self.config.time_dim()), &Device::Cpu)
+    }
+
+    /// What a pooled text and sizes add to the embedding of every time step.
+    fn embed_addition(&self, addition: &Addition<'_>) -> candle_core::Result<Vec<f32>> {
+        let (Some(layer), Some(config)) = (&self.addition, self.config.addition) else {
+            bail!("a pooled text for a model that takes none")
+        };
+        if addition.pooled.len() != config.pooled_dim {
+            bail!(
+                "a pooled text of {} for {}",
+                addition.pooled.len(),
+                config.pooled_dim
+            );
+        }
+        let mut row = addition.pooled.to_vec();
+        row.extend(sinusoids(&addition.sizes, config.time_dim, &self.config));
+        let row = Tensor::from_vec(row.clone(), (1, row.len()), &Device::Cpu)?;
+        Ok(values(&layer.forward(&row)?)?.to_vec())
     }
 
     fn transformers(&self) -> impl Iterator<Item = &Transformer> {
@@ -196,11 +247,13 @@ impl Unet {
         let down = Level::load_down(&config, at, &mut cross_layers)?;
         let mid = Self::load_mid(&config, &at.at("mid_block"), &mut cross_layers)?;
         let up = Level::load_up(&config, at, &mut cross_layers)?;
-        let time = at.at("time_embedding");
         Ok(Self {
             conv_in: Conv::load(&at.at("conv_in"), config.in_channels, first, 3)?,
-            time1: Linear::load(&time.at("linear_1"), first, time_dim, true)?,
-            time2: Linear::load(&time.at("linear_2"), time_dim, time_dim, true)?,
+            time: Embedding::load(&at.at("time_embedding"), first, time_dim)?,
+            addition: config
+                .addition
+                .map(|c| Embedding::load(&at.at("add_embedding"), c.input_dim(), time_dim))
+                .transpose()?,
             down,
             mid,
             up,
@@ -232,10 +285,4 @@ struct At<'a> {
     /// `(batch, time_dim)`.
     time: &'a Tensor,
     contexts: &'a [&'a Context],
-}
-
-fn silu_of(input: &Tensor) -> candle_core::Result<Tensor> {
-    let mut out = values(input)?.to_vec();
-    silu_all(&mut out);
-    Tensor::from_vec(out, input.shape(), input.device())
 }
