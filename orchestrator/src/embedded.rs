@@ -193,7 +193,7 @@ async fn start(
             promptgen::start(options, listener, telemetry, stop).await?
         }
         ServiceName::Diffusion => {
-            let models = image_model(&needs.image_model)?;
+            let models = image_model(&needs.image_model, &root)?;
             let options = diffusion::Options {
                 assets: Some(root),
                 models,
@@ -277,26 +277,37 @@ fn journal(name: ServiceName, needs: &Needs) -> Result<Option<std::path::PathBuf
 #[cfg(feature = "embedded")]
 const BUILTIN_IMAGE_MODEL: &str = "builtin:nano-sd";
 
-/// A checkpoint folder to serve beside the built-in model, and before it.
+/// A checkpoint to serve beside the built-in model, and before it: `MODEL[+LORA[:SCALE]]…`, where the
+/// model is a folder or built in.
 #[cfg(feature = "embedded")]
-fn image_model(model: &str) -> Result<Vec<runtime::options::NamedFolder>> {
+fn image_model(
+    model: &str,
+    assets: &std::path::Path,
+) -> Result<Vec<runtime::options::NamedFolder>> {
     if model.is_empty() || model == BUILTIN_IMAGE_MODEL {
         return Ok(Vec::new());
     }
-    if model.starts_with("builtin:") {
-        let unknown = anyhow::anyhow!(
+    let refused = |sentence: String| anyhow::anyhow!(sentence).context(crate::bad_input::BadInput);
+    let mut path: diffusion::ModelPath = model.parse().map_err(refused)?;
+    if path.folder == std::path::Path::new(BUILTIN_IMAGE_MODEL) {
+        path.folder = assets.join("models/nano/nano-sd");
+    } else if model.starts_with("builtin:") {
+        return Err(refused(format!(
             "there is no built-in image model `{model}`, only {BUILTIN_IMAGE_MODEL}"
-        );
-        return Err(unknown.context(crate::bad_input::BadInput));
+        )));
     }
-    let folder = std::path::absolute(model)?;
-    if !folder.is_dir() {
-        let missing = anyhow::anyhow!("there is no model folder {}", folder.display());
-        return Err(missing.context(crate::bad_input::BadInput));
+    path.folder = std::path::absolute(&path.folder)?;
+    if !path.folder.is_dir() {
+        let folder = path.folder.display();
+        return Err(refused(format!("there is no model folder {folder}")));
+    }
+    if let Some(lora) = path.loras.iter().find(|lora| !lora.file.is_file()) {
+        let file = lora.file.display();
+        return Err(refused(format!("there is no LoRA file {file}")));
     }
     Ok(vec![runtime::options::NamedFolder {
         name: model.to_owned(),
-        folder,
+        folder: path.to_string().into(),
     }])
 }
 

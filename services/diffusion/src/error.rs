@@ -74,6 +74,14 @@ pub enum Error {
         #[source]
         source: Box<models::config::LoadError>,
     },
+    /// A model and its adapters that are not written as such.
+    #[error("cannot load model `{name}`: {reason}")]
+    ModelPath {
+        /// The name it should have been served as.
+        name: String,
+        /// What is wrong with what was written.
+        reason: String,
+    },
     /// A CLIP that does not load.
     #[error("cannot load scoring model `{name}`")]
     LoadScoring {
@@ -160,9 +168,10 @@ impl ServiceError for Error {
             Self::NotOffered(_) => Kind::Unimplemented,
             Self::Artefact(error) => error.kind(),
             Self::Shared(error) => error.kind(),
-            Self::Load { .. } | Self::LoadScoring { .. } | Self::NoModel => {
-                Kind::FailedPrecondition
-            }
+            Self::Load { .. }
+            | Self::ModelPath { .. }
+            | Self::LoadScoring { .. }
+            | Self::NoModel => Kind::FailedPrecondition,
             Self::Model(_) | Self::ScoringModel(_) | Self::Encode(_) | Self::Task(_) => {
                 Kind::Internal
             }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use models::clip::Clip;
+use models::lora::ModelPath;
 use models::stable_diffusion::{Pipeline, PromptSyntax, Request};
 use runtime::options::NamedFolder;
 
@@ -120,10 +121,16 @@ const WARM_UP_STEPS: usize = 2;
 
 fn load_pipeline(model: &NamedFolder) -> Result<Arc<Pipeline>, Error> {
     let NamedFolder { name, folder } = model;
-    let pipeline = Pipeline::load(folder, name).map_err(|source| Error::Load {
+    let path: Result<ModelPath, String> = folder.to_string_lossy().parse();
+    let path = path.map_err(|reason| Error::ModelPath {
         name: name.clone(),
-        source: Box::new(source),
+        reason,
     })?;
+    let pipeline =
+        Pipeline::load_adapted(&path.folder, name, &path.loras).map_err(|source| Error::Load {
+            name: name.clone(),
+            source: Box::new(source),
+        })?;
     let side = pipeline.default_side_px();
     let small = Request {
         prompt: String::new(),

@@ -76,7 +76,7 @@ fn whole<'a>(
 
 fn alpha(weights: &Weights, module: &Module) -> Result<Option<f32>, Error> {
     let Some(key) = &module.alpha else {
-        return Ok(None);
+        return Ok(module.stated_alpha);
     };
     let shape = weights.shape(key).unwrap_or_default().to_vec();
     match weights.values(key, &shape)?.as_slice() {

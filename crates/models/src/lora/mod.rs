@@ -8,6 +8,7 @@
 mod merge;
 mod names;
 mod path;
+mod settings;
 mod sgm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,8 @@ struct Module {
     down: Option<String>,
     up: Option<String>,
     alpha: Option<String>,
+    /// The alpha of a layer without one of its own; without any it is the rank.
+    stated_alpha: Option<f32>,
 }
 
 impl Lora {
@@ -49,6 +52,7 @@ impl Lora {
             let reason = format!("cannot be scaled by {}: at most {MAX_SCALE}", file.scale);
             return Err(refusal(weights.path(), "(all)", reason));
         }
+        let alphas = settings::alphas(&weights)?;
         let mut modules: BTreeMap<_, Module> = BTreeMap::new();
         for key in weights.keys() {
             let Some(Name { part, module, role }) = names::read(key) else {
@@ -56,6 +60,7 @@ impl Lora {
                 return Err(refusal(weights.path(), key, reason));
             };
             let module = modules.entry((part, module)).or_default();
+            module.stated_alpha = alphas.get(&part).copied();
             let place = match role {
                 Role::Down => &mut module.down,
                 Role::Up => &mut module.up,

@@ -11,6 +11,7 @@
 //!
 //! kohya writes all dots as underscores, so a layer is known here by its name written so.
 
+use super::settings::PEFT_ALONE;
 use super::sgm;
 
 /// A part of a model that adapters change.
@@ -72,7 +73,7 @@ const BEGINNINGS: [(&str, Part); 7] = [
 
 /// Reads the name of a tensor; `None` when it is none of an adapter.
 pub(super) fn read(key: &str) -> Option<Name> {
-    let key = key.strip_prefix("base_model.model.").unwrap_or(key);
+    let key = key.strip_prefix(PEFT_ALONE).unwrap_or(key);
     let (stem, role) = ENDS
         .iter()
         .find_map(|(end, role)| Some((key.strip_suffix(end)?, *role)))?;

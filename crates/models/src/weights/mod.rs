@@ -110,6 +110,12 @@ impl Weights {
         self.entries.keys().map(String::as_str)
     }
 
+    /// What the header of the first file says under `name`, beside the tensors.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let words = self.shards.first()?.metadata.metadata().as_ref()?;
+        words.get(name).map(String::as_str)
+    }
+
     /// Numbers in all tensors.
     pub fn parameter_count(&self) -> u64 {
         self.entries
