@@ -471,6 +471,10 @@ pub struct GenerateArgs {
     /// Model: a folder in diffusers layout, or a built-in name.
     #[arg(long, default_value = "builtin:nano-sd", value_name = "M")]
     pub model: String,
+    /// LoRA file to merge into the model, times its scale [default: 1]; repeat it for more. A recipe
+    /// writes the same as `model = "M+FILE:SCALE"`.
+    #[arg(long, value_name = "FILE[:SCALE]")]
+    pub lora: Vec<String>,
     /// What to see; an empty text leaves it to the model.
     #[arg(long, value_name = "T")]
     pub prompt: String,

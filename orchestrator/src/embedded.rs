@@ -201,7 +201,7 @@ async fn start(
             started.map_err(|error| misconfigured(error, name, needs))?
         }
         ServiceName::Diffusion => {
-            let models = image_model(&needs.image_model)?;
+            let models = image_model(&needs.image_model, &root)?;
             let options = diffusion::Options {
                 assets: Some(root),
                 models,
@@ -333,11 +333,38 @@ fn journal(name: ServiceName, needs: &Needs) -> Result<Option<std::path::PathBuf
 #[cfg(feature = "embedded")]
 const BUILTIN_IMAGE_MODEL: &str = "builtin:nano-sd";
 
-/// A checkpoint folder to serve beside the built-in model, and before it.
+/// A checkpoint to serve beside the built-in model, and before it: `MODEL[+LORA[:SCALE]]…`, where the
+/// model is a folder or built in.
 #[cfg(feature = "embedded")]
-fn image_model(model: &str) -> Result<Vec<runtime::options::NamedFolder>> {
-    let named = crate::measuring::named_folder("image", model, BUILTIN_IMAGE_MODEL)?;
-    Ok(named.into_iter().collect())
+fn image_model(
+    model: &str,
+    assets: &std::path::Path,
+) -> Result<Vec<runtime::options::NamedFolder>> {
+    if model.is_empty() || model == BUILTIN_IMAGE_MODEL {
+        return Ok(Vec::new());
+    }
+    let refused = |sentence: String| anyhow::anyhow!(sentence).context(crate::bad_input::BadInput);
+    let mut path: diffusion::ModelPath = model.parse().map_err(refused)?;
+    if path.folder == std::path::Path::new(BUILTIN_IMAGE_MODEL) {
+        path.folder = assets.join("models/nano/nano-sd");
+    } else if model.starts_with("builtin:") {
+        return Err(refused(format!(
+            "there is no built-in image model `{model}`, only {BUILTIN_IMAGE_MODEL}"
+        )));
+    }
+    path.folder = std::path::absolute(&path.folder)?;
+    if !path.folder.is_dir() {
+        let folder = path.folder.display();
+        return Err(refused(format!("there is no model folder {folder}")));
+    }
+    if let Some(lora) = path.loras.iter().find(|lora| !lora.file.is_file()) {
+        let file = lora.file.display();
+        return Err(refused(format!("there is no LoRA file {file}")));
+    }
+    Ok(vec![runtime::options::NamedFolder {
+        name: model.to_owned(),
+        folder: path.to_string().into(),
+    }])
 }
 
 #[cfg(not(feature = "embedded"))]

@@ -13,7 +13,7 @@ use crate::ops::group_norm::LayerNorm;
 use crate::ops::packed_attention::{KeysValues, Mask, attend};
 use crate::ops::pointwise::{gelu_all, quick_gelu_all};
 use crate::ops::values::values;
-use crate::weights::{self, Weights};
+use crate::weights::{self, Adapters, Weights};
 
 /// What `config.json` says of a text encoder.
 #[derive(Clone, Debug)]
@@ -56,6 +56,11 @@ impl Config {
     /// # Errors
     /// [`config::Error`], naming the field.
     pub fn from_fields(fields: &mut Fields) -> Result<Self, config::Error> {
+        if let Some(kind) = fields.take::<String>("model_type")?
+            && kind != "clip_text_model"
+        {
+            return Err(fields.unsupported("model_type", &kind.into(), "only clip_text_model"));
+        }
         let hidden_size = fields.take_or("hidden_size", 512)?;
         let config = Self {
             hidden_size,
@@ -69,6 +74,9 @@ impl Config {
             eps: fields.take_or("layer_norm_eps", 1e-5)?,
             eos_token_id: fields.take_or("eos_token_id", 49407)?,
         };
+        if config.layers == 0 {
+            return Err(fields.invalid("num_hidden_layers", "is zero"));
+        }
         if config.heads == 0 || !hidden_size.is_multiple_of(config.heads) {
             return Err(fields.invalid(
                 "num_attention_heads",
@@ -95,6 +103,9 @@ pub struct ClipText {
 pub struct TextStates {
     /// The last hidden states after the final norm, `(tokens, hidden_size)`.
     pub hidden: Tensor,
+    /// The states before the last layer, without a norm, `(tokens, hidden_size)`: what Stable
+    /// Diffusion XL reads.
+    pub penultimate: Tensor,
     /// The state at the end token, projected where the checkpoint has a projection:
     /// `(projection_dim)` or `(hidden_size)`.
     pub pooled: Vec<f32>,
@@ -106,8 +117,18 @@ impl ClipText {
     /// # Errors
     /// [`LoadError`], naming file, field or tensor.
     pub fn load(folder: &Path) -> Result<Self, LoadError> {
+        Self::load_adapted(folder, Vec::new())
+    }
+
+    /// The same, with adapters merged into its weights, in order.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming file, field or tensor.
+    pub fn load_adapted(folder: &Path, adapters: Adapters) -> Result<Self, LoadError> {
         let config = Config::read(&folder.join("config.json"))?;
-        let weights = Weights::open_in(folder, &["model"])?.with_optional_prefix("text_model.");
+        let weights = Weights::open_in(folder, &["model"])?
+            .with_optional_prefix("text_model.")
+            .with_adapters(adapters);
         let text = Self::from_weights(config, &weights)?;
         // A buffer of counting numbers that old files carry.
         weights.finish(&["position_ids"])?;
@@ -150,14 +171,21 @@ impl ClipText {
         &self.config
     }
 
+    /// Width of [`TextStates::pooled`] when it is projected into the space of pictures.
+    pub fn projected_dim(&self) -> Option<usize> {
+        self.projection.as_ref().map(|_| self.config.projection_dim)
+    }
+
     /// Encodes one framed text (start, words, end, padding).
     ///
     /// # Errors
     /// When it is empty, longer than the model's positions, or has tokens outside its vocabulary.
     pub fn encode(&self, ids: &[u32]) -> candle_core::Result<TextStates> {
         let mut hidden = self.embed(ids)?;
+        let mut penultimate = hidden.clone();
         for layer in &self.layers {
-            hidden = layer.forward(&hidden)?;
+            penultimate = hidden;
+            hidden = layer.forward(&penultimate)?;
         }
         let hidden = self.norm.forward(&hidden)?.squeeze(0)?;
         let end = hidden.narrow(0, self.end_position(ids), 1)?;
@@ -166,7 +194,11 @@ impl ClipText {
             .as_ref()
             .map_or(Ok(end.clone()), |p| p.forward(&end))?;
         let pooled = values(&pooled)?.to_vec();
-        Ok(TextStates { hidden, pooled })
+        Ok(TextStates {
+            hidden,
+            penultimate: penultimate.squeeze(0)?,
+            pooled,
+        })
     }
 
     /// `(1, tokens, hidden_size)`.

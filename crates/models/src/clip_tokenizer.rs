@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
@@ -75,7 +75,15 @@ impl ClipTokenizer {
             text.unwrap_or(default).to_owned()
         };
         let (start, end) = (special("bos_token", START), special("eos_token", END));
-        let inner = load_bpe(folder, &start, &end, &special("unk_token", END))?;
+        let mut inner = load_bpe(folder, &start, &end, &special("unk_token", END))?;
+        let pad = special("pad_token", &end);
+        if inner.token_to_id(&pad).is_some() {
+            // Padding in a text is padding too: Stable Diffusion XL's second tokenizer pads with `!`, and
+            // so reads every `!`.
+            inner
+                .add_special_tokens([AddedToken::from(pad.as_str(), true)])
+                .map_err(|e| Error::Encode(e.to_string()))?;
+        }
         let id = |token: String| {
             let missing = || Error::NoToken {
                 folder: folder.into(),
@@ -83,7 +91,7 @@ impl ClipTokenizer {
             };
             inner.token_to_id(&token).ok_or_else(missing)
         };
-        let pad = id(special("pad_token", &end))?;
+        let pad = id(pad)?;
         let (start, end) = (id(start)?, id(end)?);
         // Files without a limit hold 1e30 here.
         let max_length = settings.get("model_max_length").and_then(Value::as_u64);

@@ -27,6 +27,7 @@ pub mod clip_tokenizer;
 pub mod config;
 pub(crate) mod encoder;
 pub(crate) mod image_tower;
+pub mod lora;
 pub mod measuring;
 pub mod prompt_weighting;
 pub mod safety_checker;

@@ -165,7 +165,7 @@ fn split_breaks(text: &str) -> Vec<&str> {
 }
 
 /// One chunk of a prompt: framed tokens, each with its weight.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chunk {
     /// Words only, without start, end and padding.
     pub tokens: Vec<u32>,

@@ -33,7 +33,7 @@ const SAMPLE_ID: &str = "00000000000000000000000000000000";
 pub(super) async fn execute(args: GenerateArgs, session: &Session) -> Result<()> {
     check_target(&args.out)?;
     let needs = Needs {
-        image_model: args.model.clone(),
+        image_model: model(&args),
         ..Needs::services(&[ServiceName::Diffusion])
     };
     let suite = session.open(&needs).await?;
@@ -91,12 +91,18 @@ async fn generate(args: &GenerateArgs, suite: &Suite) -> Result<Outcome> {
     bail!("the service ended its stream without a picture")
 }
 
+/// The model with its adapters, as a service is told of them.
+fn model(args: &GenerateArgs) -> String {
+    let parts = std::iter::once(&args.model).chain(&args.lora);
+    parts.map(String::as_str).collect::<Vec<_>>().join("+")
+}
+
 fn request(args: &GenerateArgs, suite: &Suite) -> GenerateImagesRequest {
     // A service in this process was started with the model; a remote one is told its name.
     let model = if suite.is_embedded(ServiceName::Diffusion) {
         String::new()
     } else {
-        args.model.clone()
+        model(args)
     };
     let item = ImageItem {
         sample_id: SAMPLE_ID.to_owned(),

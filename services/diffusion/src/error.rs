@@ -74,6 +74,14 @@ pub enum Error {
         #[source]
         source: Box<models::config::LoadError>,
     },
+    /// A model and its adapters that are not written as such.
+    #[error("cannot load model `{name}`: {reason}")]
+    ModelPath {
+        /// The name it should have been served as.
+        name: String,
+        /// What is wrong with what was written.
+        reason: String,
+    },
     /// A scoring model that does not load.
     #[error("cannot load scoring model `{name}`")]
     LoadScoring {
@@ -170,6 +178,7 @@ impl ServiceError for Error {
             Self::Artefact(error) => error.kind(),
             Self::Shared(error) => error.kind(),
             Self::Load { .. }
+            | Self::ModelPath { .. }
             | Self::LoadScoring { .. }
             | Self::LoadSafety { .. }
             | Self::NoModel => Kind::FailedPrecondition,

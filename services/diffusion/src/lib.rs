@@ -31,6 +31,7 @@ use crate::models_served::Served;
 pub use crate::options::Options;
 use crate::scoring::Scoring;
 use crate::service::Diffusion;
+pub use models::lora::ModelPath;
 
 /// The port without `--listen`.
 pub const DEFAULT_PORT: u16 = 50052;

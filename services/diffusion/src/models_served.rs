@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use models::lora::ModelPath;
 use models::measuring::{ImageTextModel, SafetyModel, UnsafeRule};
 use models::stable_diffusion::{Pipeline, PromptSyntax, Request};
 use runtime::error::chain;
@@ -138,12 +139,23 @@ fn builtin(assets: Option<&Path>, name: &str, file: &str) -> Option<NamedFolder>
 /// Steps of the picture that a model is asked for before it is served.
 const WARM_UP_STEPS: usize = 2;
 
+/// A checkpoint and its adapters, as the operator wrote them.
+fn model_path(model: &NamedFolder) -> Result<ModelPath, Error> {
+    let path: Result<ModelPath, String> = model.folder.to_string_lossy().parse();
+    path.map_err(|reason| Error::ModelPath {
+        name: model.name.clone(),
+        reason,
+    })
+}
+
 fn load_pipeline(model: &NamedFolder) -> Result<Arc<Pipeline>, Error> {
-    let NamedFolder { name, folder } = model;
-    let pipeline = Pipeline::load(folder, name).map_err(|source| Error::Load {
-        name: name.clone(),
-        source: Box::new(source),
-    })?;
+    let NamedFolder { name, .. } = model;
+    let path = model_path(model)?;
+    let pipeline =
+        Pipeline::load_adapted(&path.folder, name, &path.loras).map_err(|source| Error::Load {
+            name: name.clone(),
+            source: Box::new(source),
+        })?;
     let side = pipeline.default_side_px();
     let small = Request {
         prompt: String::new(),
@@ -187,10 +199,11 @@ fn load_safety(options: &Options) -> Result<Option<Safety>, Error> {
     if let Some(NamedFolder { name, folder }) = &options.safety_model {
         return open_safety(name.clone(), folder, &rule).map(Some);
     }
-    let Some(NamedFolder { name, folder }) = options.models.first() else {
+    let Some(model) = options.models.first() else {
         return Ok(None);
     };
-    let folder = folder.join(SAFETY_CHECKER);
+    let name = &model.name;
+    let folder = model_path(model)?.folder.join(SAFETY_CHECKER);
     if !folder.join("config.json").is_file() {
         return Ok(None);
     }

@@ -13,8 +13,9 @@ pub struct Options {
     /// Folder with `models/nano/`; what is there is served as `builtin:...`.
     #[arg(long, env = "DIPTYCH_ASSETS", default_value = CHECKOUT, value_name = "DIR")]
     pub assets: Option<PathBuf>,
-    /// Checkpoint in diffusers' layout to serve; repeat it for more. The first is the default.
-    #[arg(long = "model", value_name = "NAME=DIR")]
+    /// Checkpoint in diffusers' layout to serve, with LoRA files to merge into it, each times its scale
+    /// [default: 1]; repeat it for more. The first is the default.
+    #[arg(long = "model", value_name = "NAME=DIR[+LORA[:SCALE]]...")]
     pub models: Vec<NamedFolder>,
     /// CLIP or SigLIP in transformers' layout that scores images; repeat it for more. The first is the
     /// default.

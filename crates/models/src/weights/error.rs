@@ -84,6 +84,16 @@ pub enum Error {
         /// The full name of the tensor.
         key: String,
     },
+    /// An adapter that does not fit the model.
+    #[error("{}: `{key}` {reason}", file.display())]
+    Adapter {
+        /// The adapter's file.
+        file: PathBuf,
+        /// The full name of its tensor.
+        key: String,
+        /// Why.
+        reason: String,
+    },
     /// candle refused to build the tensor.
     #[error("cannot build tensor `{key}`")]
     Candle {

@@ -13,13 +13,25 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 
 pub use self::error::Error;
 pub use self::fingerprint::{checkpoint_sha256, deciding_files, folder_sha256, hex};
 use self::shard::{Entry, Shard, widen};
+
+/// Something that changes weights while they are read, such as a LoRA.
+pub trait Adapter: Send + Sync {
+    /// Changes `values`, those of tensor `key` (without optional prefix) of `shape`, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`].
+    fn adapt(&self, key: &str, shape: &[usize], values: &mut [f32]) -> Result<(), Error>;
+}
+
+/// Adapters of one part of a model, in order.
+pub type Adapters = Vec<Arc<dyn Adapter>>;
 
 /// An opened checkpoint.
 pub struct Weights {
@@ -28,6 +40,7 @@ pub struct Weights {
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
     prefix: String,
+    adapters: Adapters,
     asked: Mutex<BTreeSet<String>>,
 }
 
@@ -80,6 +93,13 @@ impl Weights {
         self
     }
 
+    /// Changes every tensor by `adapters` as it is read.
+    #[must_use]
+    pub fn with_adapters(mut self, adapters: Adapters) -> Self {
+        self.adapters = adapters;
+        self
+    }
+
     /// The file, or the shard index.
     pub fn path(&self) -> &Path {
         &self.path
@@ -88,6 +108,12 @@ impl Weights {
     /// All names in the file, in order, prefix included.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
+    }
+
+    /// What the header of the first file says under `name`, beside the tensors.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let words = self.shards.first()?.metadata.metadata().as_ref()?;
+        words.get(name).map(String::as_str)
     }
 
     /// Numbers in all tensors.
@@ -126,11 +152,16 @@ impl Weights {
                 found: entry.shape.clone(),
             });
         }
-        let values = widen(entry.dtype, shard.bytes(entry)).ok_or_else(|| Error::NumberType {
-            file: shard.path.clone(),
-            key: name.clone(),
-            found: format!("{:?}", entry.dtype),
-        })?;
+        let mut values =
+            widen(entry.dtype, shard.bytes(entry)).ok_or_else(|| Error::NumberType {
+                file: shard.path.clone(),
+                key: name.clone(),
+                found: format!("{:?}", entry.dtype),
+            })?;
+        shard.forget(entry);
+        for adapter in &self.adapters {
+            adapter.adapt(key, shape, &mut values)?;
+        }
         if !values.iter().all(|v| v.is_finite()) {
             return Err(Error::NotFinite {
                 file: shard.path.clone(),
@@ -241,6 +272,7 @@ impl Weights {
             shards,
             entries,
             prefix: String::new(),
+            adapters: Vec::new(),
             asked: Mutex::default(),
         })
     }

@@ -46,6 +46,13 @@ impl Shard {
     pub(super) fn bytes(&self, entry: &Entry) -> &[u8] {
         &self.map[entry.range.clone()]
     }
+
+    /// Gives the memory of a tensor that has been read back to the system, so that a checkpoint is not
+    /// in memory twice while it is loaded. Read again, it comes from the file again.
+    pub(super) fn forget(&self, entry: &Entry) {
+        #[cfg(unix)]
+        forget_pages(&self.map, &entry.range);
+    }
 }
 
 /// Maps a file read-only; `None` when it is empty (an empty file cannot be mapped).
@@ -85,4 +92,17 @@ pub(super) fn widen(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
             .collect(),
         _ => return None,
     })
+}
+
+#[cfg(unix)]
+#[allow(
+    unsafe_code,
+    reason = "the system may be told that pages are not needed only by an unsafe call, as it would lose what was \
+              written to them; the map is private, never written to, and backed by a file"
+)]
+fn forget_pages(map: &Mmap, range: &std::ops::Range<usize>) {
+    // SAFETY: see the reason above; the pages' contents stay what they were.
+    let _it_is_a_hint = unsafe {
+        map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+    };
 }

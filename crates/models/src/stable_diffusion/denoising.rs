@@ -1,0 +1,66 @@
+//! A picture in the making, and when it is made.
+
+use std::sync::Arc;
+
+use crate::scheduler::Trajectory;
+use crate::torch_rng::TorchRng;
+use crate::unet::Context;
+
+/// A finished picture, 8 bits per channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// Width in pixels.
+    pub width_px: usize,
+    /// Height in pixels.
+    pub height_px: usize,
+    /// Red, green, blue, row by row.
+    pub rgb: Vec<u8>,
+}
+
+/// A picture in the making.
+pub struct Denoising {
+    /// `(channels, height, width)`, row-major.
+    pub(super) latents: Vec<f32>,
+    pub(super) shape: [usize; 3],
+    pub(super) trajectory: Trajectory,
+    pub(super) rng: TorchRng,
+    pub(super) guidance: f32,
+    pub(super) text: Arc<Context>,
+    pub(super) negative: Option<Arc<Context>>,
+    pub(super) done: usize,
+    /// What the caller should know, such as a prompt that was cut.
+    pub warnings: Vec<String>,
+}
+
+impl Denoising {
+    /// Whether it only needs to be decoded.
+    pub fn is_done(&self) -> bool {
+        self.trajectory.timestep().is_none()
+    }
+
+    /// Model evaluations made.
+    pub fn evaluations_done(&self) -> usize {
+        self.done
+    }
+
+    /// Model evaluations of the whole way.
+    pub fn evaluations(&self) -> usize {
+        self.trajectory.evaluations()
+    }
+
+    /// Takes its predictions, guides, and moves on.
+    pub(super) fn advance(&mut self, rows: &mut impl Iterator<Item = Vec<f32>>) {
+        let mut output = rows.next().unwrap_or_default();
+        if self.negative.is_some() {
+            let text = rows.next().unwrap_or_default();
+            let guidance = self.guidance;
+            output
+                .iter_mut()
+                .zip(text)
+                .for_each(|(o, t)| *o += guidance * (t - *o));
+        }
+        self.trajectory
+            .advance(&output, &mut self.latents, &mut self.rng);
+        self.done += 1;
+    }
+}

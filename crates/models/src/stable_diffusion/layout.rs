@@ -1,0 +1,226 @@
+//! What stands in a directory of diffusers' layout, and whether its parts belong together.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::Pipeline;
+use crate::config::{self, Fields, LoadError};
+use crate::lora::{LoraFile, Part};
+use crate::weights::{self, Weights, checkpoint_sha256, hex};
+
+/// What `model_index.json` says.
+pub(super) struct Index {
+    is_xl: bool,
+    /// Whether an empty negative prompt stands for states of zeros.
+    pub(super) zeros_for_empty_prompt: bool,
+}
+
+type Classes = &'static [&'static str];
+
+const TOKENIZERS: Classes = &["CLIPTokenizer", "CLIPTokenizerFast"];
+/// The parts of Stable Diffusion 1 and 2, and the classes that can be loaded.
+const PARTS: [(&str, Classes); 4] = [
+    ("text_encoder", &["CLIPTextModel"]),
+    ("tokenizer", TOKENIZERS),
+    ("unet", &["UNet2DConditionModel"]),
+    ("vae", &["AutoencoderKL"]),
+];
+/// The parts that Stable Diffusion XL has beside these.
+const XL_PARTS: [(&str, Classes); 2] = [
+    ("text_encoder_2", &["CLIPTextModelWithProjection"]),
+    ("tokenizer_2", TOKENIZERS),
+];
+const PIPELINES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionXLPipeline"];
+
+impl Index {
+    /// Reads `model_index.json` in `folder` and refuses what is not served.
+    pub(super) fn read(folder: &Path) -> Result<Self, LoadError> {
+        let mut fields = Fields::open(&folder.join("model_index.json"))?;
+        // The refiner: it goes on from a picture, and is told how fine that is.
+        fields.only("requires_aesthetics_score", false)?;
+        let class: String = fields.require("_class_name")?;
+        if !PIPELINES.contains(&class.as_str()) {
+            let known = PIPELINES.join(", ");
+            return Err(fields
+                .unsupported("_class_name", &class.into(), &known)
+                .into());
+        }
+        let mut index = Self {
+            is_xl: class == PIPELINES[1],
+            zeros_for_empty_prompt: false,
+        };
+        for (part, classes) in index.parts() {
+            check_part(&mut fields, folder, part, classes)?;
+        }
+        if index.is_xl {
+            index.zeros_for_empty_prompt = fields.take_or("force_zeros_for_empty_prompt", true)?;
+            fields.ignore(&["add_watermarker"]);
+        }
+        if let Some((_, Some(class))) =
+            fields.take::<(Option<String>, Option<String>)>("image_encoder")?
+        {
+            return Err(fields
+                .unsupported("image_encoder", &class.into(), "none")
+                .into());
+        }
+        // Read from its own file, which has the class too. A safety checker is not run, and the
+        // service's replies say that nothing was checked.
+        fields.ignore(&[
+            "scheduler",
+            "safety_checker",
+            "feature_extractor",
+            "requires_safety_checker",
+        ]);
+        fields.finish()?;
+        Ok(index)
+    }
+
+    fn parts(&self) -> impl Iterator<Item = (&'static str, Classes)> + use<> {
+        let more = if self.is_xl { XL_PARTS.len() } else { 0 };
+        PARTS.into_iter().chain(XL_PARTS.into_iter().take(more))
+    }
+
+    /// The text encoders, as adapters know them and as their folders end.
+    pub(super) fn text_encoders(&self) -> impl Iterator<Item = (Part, &'static str)> + use<> {
+        let count = if self.is_xl { 2 } else { 1 };
+        [(Part::Text, ""), (Part::Text2, "_2")]
+            .into_iter()
+            .take(count)
+    }
+}
+
+/// Looks at the class of one part and whether it is there.
+fn check_part(
+    fields: &mut Fields,
+    folder: &Path,
+    part: &str,
+    classes: Classes,
+) -> Result<(), LoadError> {
+    let (_, class): (Option<String>, Option<String>) = fields.require(part)?;
+    let class = class.unwrap_or_else(|| "null".to_owned());
+    if !classes.contains(&class.as_str()) {
+        let known = classes.join(", ");
+        return Err(fields.unsupported(part, &class.into(), &known).into());
+    }
+    if !folder.join(part).is_dir() {
+        return Err(fields.invalid(part, "has no folder of that name").into());
+    }
+    Ok(())
+}
+
+/// Every file that decides the picture.
+fn checkpoint_files(folder: &Path, index: &Index) -> Result<Vec<PathBuf>, LoadError> {
+    let mut files = vec![folder.join("model_index.json")];
+    for part in index.parts().map(|(part, _)| part).chain(["scheduler"]) {
+        files.extend(weights::deciding_files(&folder.join(part))?);
+    }
+    Ok(files)
+}
+
+/// SHA-256 over a checkpoint's files, and over its adapters where it has any.
+pub(super) fn sha256(
+    folder: &Path,
+    index: &Index,
+    loras: &[LoraFile],
+) -> Result<String, LoadError> {
+    let plain = checkpoint_sha256(folder, &checkpoint_files(folder, index)?)?;
+    if loras.is_empty() {
+        return Ok(plain);
+    }
+    let mut whole = Sha256::new();
+    whole.update(format!("{plain}\n"));
+    for LoraFile { file, scale } in loras {
+        // The name of an adapter's file decides nothing.
+        let of_file = checkpoint_sha256(file, std::slice::from_ref(file))?;
+        whole.update(format!("{of_file}  {scale}\n"));
+    }
+    Ok(hex(&whole.finalize()))
+}
+
+/// Numbers in the weights of all parts.
+pub(super) fn count_parameters(folder: &Path, index: &Index) -> Result<u64, LoadError> {
+    let count = |(part, _): (&str, Classes)| {
+        let stems = ["model", "diffusion_pytorch_model"];
+        Ok(Weights::open_in(&folder.join(part), &stems)?.parameter_count())
+    };
+    let parts = index
+        .parts()
+        .filter(|(part, _)| !part.starts_with("tokenizer"));
+    parts.map(count).sum()
+}
+
+/// Refuses parts that were each read well, but do not belong together.
+pub(super) fn check_parts(
+    pipeline: &Pipeline,
+    folder: &Path,
+    index: &Index,
+) -> Result<(), LoadError> {
+    let bad = |part: &str, field: &str, reason: String| {
+        let file = folder.join(part).join("config.json");
+        let field = field.to_owned();
+        Err(LoadError::Config(config::Error::Invalid {
+            file,
+            field,
+            reason,
+        }))
+    };
+    let (unet, vae) = (pipeline.unet.config(), pipeline.vae.config());
+    let width = pipeline.text_width();
+    if unet.cross_attention_dim != width {
+        let (wanted, encoder) = (unet.cross_attention_dim, "the text encoder gives");
+        let reason = format!("is {wanted}, {encoder} {width}");
+        return bad("unet", "cross_attention_dim", reason);
+    }
+    for (field, channels) in [
+        ("in_channels", unet.in_channels),
+        ("out_channels", unet.out_channels),
+    ] {
+        if channels != vae.latent_channels {
+            let reason = format!("is {channels}, the autoencoder has {}", vae.latent_channels);
+            return bad("unet", field, reason);
+        }
+    }
+    let pooled = pipeline.texts.last().and_then(|t| t.model.projected_dim());
+    match unet.addition {
+        None if index.is_xl => {
+            let reason = "is missing, which Stable Diffusion XL needs";
+            return bad("unet", "addition_embed_type", reason.to_owned());
+        }
+        Some(_) if !index.is_xl => {
+            let reason = "is for Stable Diffusion XL, and the pipeline is another";
+            return bad("unet", "addition_embed_type", reason.to_owned());
+        }
+        Some(addition) if pooled != Some(addition.pooled_dim) => {
+            let wanted = addition.pooled_dim;
+            let given = pooled.map_or("no projection".to_owned(), |given| given.to_string());
+            let reason = format!("leaves {wanted} for the pooled text, its encoder gives {given}");
+            return bad("unet", "projection_class_embeddings_input_dim", reason);
+        }
+        _ => {}
+    }
+    check_texts(pipeline, index, bad)
+}
+
+fn check_texts(
+    pipeline: &Pipeline,
+    index: &Index,
+    bad: impl Fn(&str, &str, String) -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
+    let length = pipeline.texts.first().map_or(0, |t| t.prompt_length());
+    for (text, (_, end)) in pipeline.texts.iter().zip(index.text_encoders()) {
+        let part = format!("text_encoder{end}");
+        let (known, has) = (text.model.config().vocab_size, text.tokenizer.vocab_size());
+        if has > known {
+            let reason = format!("is {known}, the tokenizer has {has} tokens");
+            return bad(&part, "vocab_size", reason);
+        }
+        let own = text.prompt_length();
+        if own < 3 || own != length {
+            let reason =
+                format!("gives prompts of {own} tokens, the first encoder's have {length}");
+            return bad(&part, "max_position_embeddings", reason);
+        }
+    }
+    Ok(())
+}
