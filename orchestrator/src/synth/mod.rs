@@ -254,7 +254,8 @@ pub async fn synthesize(
 ) -> Result<Summary> {
     let writer = Writer::open(place.create()?, &plan.wanted).await?;
     let step = writer.standing().await?.step(&plan.wanted, plan.compares());
-    if let Step::Make { .. } = step {
+    // What follows a comparison is made too, and by the same makers.
+    if !matches!(step, Step::Done) {
         let makers = makers(suite, plan).await?;
         let before = writer.note_makers(&makers).await?;
         check_makers(&before, &makers, place)?;

@@ -181,9 +181,9 @@ impl Scoring {
             let judged = model.judge(&decoded(&bytes)?);
             let judged = judged.map_err(|error| Error::ScoringModel(Box::new(error)))?;
             // No number is over or under a bound, so it must not become a verdict.
-            match judged.score.is_nan() {
-                true => Err(Error::Task("the safety model gave no number".to_owned())),
-                false => Ok(vec![judged.score]),
+            match judged.score.is_finite() {
+                true => Ok(vec![judged.score]),
+                false => Err(Error::Task("the safety model gave no number".to_owned())),
             }
         };
         let cached = self.cached(key, 1, compute).await;
