@@ -26,7 +26,7 @@ pub(super) async fn execute(args: CurateArgs, session: &Session) -> Result<()> {
     let file = AbilityFile::find(&session.assets, &args.ability)?;
     let folder = args.out.clone();
     let folder = folder.unwrap_or_else(|| ["runs", "curate", &args.ability].iter().collect());
-    let journal = Journal::open(&folder)?;
+    let journal = Journal::open(&folder, file.ability())?;
     let mut curation = Curation::new(file, args.kind, journal)?;
     if let Some(ids) = &args.keep {
         let ids = read_ids(ids)?;

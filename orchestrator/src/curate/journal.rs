@@ -47,16 +47,24 @@ pub(crate) struct Journal {
 }
 
 const PICTURES: &str = "pictures";
+/// Says whose candidates a folder holds.
+const OWNER: &str = "curation.json";
+
+#[derive(Serialize, Deserialize)]
+struct Owner {
+    ability: String,
+}
 
 impl Journal {
-    /// Opens a folder for this process alone, and makes it where it is missing.
+    /// Opens an ability's folder for this process alone, and makes it where it is missing.
     ///
     /// # Errors
-    /// It cannot be written, another process has it, or a line is damaged.
-    pub(crate) fn open(folder: &Path) -> Result<Self> {
+    /// It cannot be written, it is another ability's, another process has it, or a line is damaged.
+    pub(crate) fn open(folder: &Path, ability: &str) -> Result<Self> {
         fs::create_dir_all(folder.join(PICTURES))
             .with_context(|| format!("cannot write the folder {}", folder.display()))
             .context(BadInput)?;
+        own(folder, ability)?;
         let (decision_lines, decisions) = lines::<Decision>(&folder.join("decisions.jsonl"))?;
         let (candidate_lines, candidates) = lines(&folder.join("candidates.jsonl"))?;
         Ok(Self {
@@ -122,6 +130,27 @@ impl Journal {
             .with_context(|| format!("cannot write into {}", self.folder.display()))?;
         self.decisions.insert(decision.id.clone(), decision);
         Ok(())
+    }
+}
+
+/// Refuses a folder of another ability: its candidates would enter this one's file.
+fn own(folder: &Path, ability: &str) -> Result<()> {
+    let place = folder.join(OWNER);
+    let owner = files::read_json::<Owner>(&place).context(BadInput)?;
+    match owner {
+        Some(owner) if owner.ability == ability => Ok(()),
+        Some(Owner { ability: other }) => {
+            let folder = folder.display();
+            let complaint =
+                anyhow!("{folder} holds candidates of the ability `{other}`; choose another --out");
+            Err(complaint.context(BadInput))
+        }
+        None => files::write_json(
+            &place,
+            &Owner {
+                ability: ability.to_owned(),
+            },
+        ),
     }
 }
 

@@ -49,9 +49,13 @@ impl Bench {
     }
 
     fn curate(&self, arguments: &[&str]) -> Command {
+        self.curate_ability("animal", arguments)
+    }
+
+    fn curate_ability(&self, ability: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_diptych"));
         command
-            .args(["curate", "animal", "-n", "3", "--assets"])
+            .args(["curate", ability, "-n", "3", "--assets"])
             .arg(self.folder.path())
             .arg("--out")
             .arg(self.out())
@@ -214,6 +218,22 @@ fn candidates_are_listed_and_kept_by_id_without_a_browser() {
     fs::write(&ids, "0123456789abcdef\n").unwrap();
     let unknown = refused(bench.curate(&keep));
     assert!(unknown.contains("0123456789abcdef"), "{unknown}");
+}
+
+#[test]
+fn a_folder_with_candidates_of_another_ability_is_refused_and_enters_nothing() {
+    let bench = Bench::new();
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../abilities/plant.toml");
+    let plant = bench.folder.path().join("abilities/plant.toml");
+    fs::copy(checkout, &plant).unwrap();
+    let before = fs::read(&plant).unwrap();
+    assert!(bench.curate(&["--json"]).output().unwrap().status.success());
+    let other = refused(bench.curate_ability("plant", &["--json"]));
+    assert!(
+        other.contains("ability `animal`") && other.contains("--out"),
+        "{other}"
+    );
+    assert_eq!(fs::read(&plant).unwrap(), before);
 }
 
 /// What a program that refuses its input says.
