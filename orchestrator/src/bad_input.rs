@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 pub(crate) struct BadInput;
 
 /// Whether an error is the caller's: one that was marked so, a dataset that is damaged or another's,
-/// or a file where a folder is wanted, or the other way round.
+/// a file where a folder is wanted, or the other way round, or a place that may not be written or read.
 pub(crate) fn is_bad_input(error: &anyhow::Error) -> bool {
     let is_of_input = |cause: &(dyn std::error::Error + 'static)| {
         let dataset = cause.downcast_ref::<dataset::store::Error>();
@@ -21,10 +21,27 @@ pub(crate) fn is_bad_input(error: &anyhow::Error) -> bool {
         dataset.is_some_and(dataset::store::Error::is_of_input)
             || matches!(
                 file,
-                Some(ErrorKind::NotADirectory | ErrorKind::IsADirectory)
+                Some(
+                    ErrorKind::NotADirectory
+                        | ErrorKind::IsADirectory
+                        | ErrorKind::PermissionDenied
+                        | ErrorKind::ReadOnlyFilesystem
+                )
             )
     };
     error.downcast_ref::<BadInput>().is_some() || error.chain().any(is_of_input)
+}
+
+/// What clap says of another program's options, as one sentence: the value and the possible ones stand
+/// on two lines, and what follows speaks of that program.
+#[cfg(feature = "embedded")]
+pub(crate) fn flattened(error: &clap::Error) -> anyhow::Error {
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.trim().is_empty());
+    let words: Vec<&str> = lines.map(str::trim).collect();
+    let words = words.join(" ");
+    let reason = words.strip_prefix("error: ").unwrap_or(&words).to_owned();
+    anyhow::anyhow!(reason).context(BadInput)
 }
 
 /// A refused item as an error: a failure that asking again does not mend is the caller's.

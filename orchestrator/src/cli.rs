@@ -1,6 +1,7 @@
-//! The command line: a contract that scripts rely on.
+//! The command line: a contract that scripts rely on. Arguments that one command alone has stand beside
+//! it in `commands`; those of the others are here.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{
     Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
@@ -11,11 +12,11 @@ use runtime::options::{
     ArtefactOptions, CacheOptions, ClientOptions, ListenOptions, TelemetryOptions,
 };
 
-use crate::{
-    conformance::Subject,
-    recipe::PromptSyntax,
-    synth::{self, Budget},
+pub use crate::commands::{
+    AuditArgs, BenchmarkArg, ExportArgs, ExportFormat, ImportArgs, ImportFormat, PlanArgs,
+    PreviewArgs, RunArgs, ScoreArgs, ScoreMode, StageArg, SynthArgs, TrainArgs,
 };
+use crate::{conformance::Subject, recipe::PromptSyntax};
 
 /// Makes image–dialogue pairs and shows what they are worth.
 #[derive(Debug, Parser)]
@@ -95,7 +96,9 @@ pub enum Command {
     )]
     Up(UpArgs),
     /// Run a whole experiment; run it again to continue it
-    #[command(after_help = "Example:\n  diptych run recipes/demo.toml --out runs/demo")]
+    #[command(
+        after_help = "Example:\n  diptych run recipes/demo.toml --out runs/demo\n\nPaths in a recipe start from the folder in which the command runs, as those of the command line do."
+    )]
     Run(RunArgs),
     /// Say what a run will take, from a short timed probe; nothing is kept
     #[command(after_help = "Example:\n  diptych plan recipes/demo.toml")]
@@ -104,7 +107,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  diptych preview recipes/demo.toml -n 9 --out preview.html")]
     Preview(PreviewArgs),
     /// Synthesize a dataset; run it again to continue it
-    #[command(after_help = "Example:\n  diptych synth recipes/tiny.toml --out runs/tiny")]
+    #[command(
+        after_help = "Example:\n  diptych synth recipes/tiny.toml --out runs/tiny\n\nPaths in a recipe start from the folder in which the command runs, as those of the command line do."
+    )]
     Synth(SynthArgs),
     /// Train a LLaVA model
     #[command(
@@ -121,7 +126,7 @@ pub enum Command {
     Report(ReportArgs),
     /// Export a dataset
     #[command(
-        after_help = "Examples:\n  diptych export runs/demo/dataset --format llava --out exported\n  diptych export runs/demo/dataset --format webdataset --max-file-mib 256 --out shards"
+        after_help = "Examples:\n  diptych export runs/demo/dataset --format llava --out exported\n  diptych export runs/demo/dataset --format webdataset --max-file-mib 256 --out shards\n\nA dataset that is not finished is refused, or exported as it is with --allow-partial."
     )]
     Export(ExportArgs),
     /// Make a dataset of LLaVA's JSON, or of the rows that the authors of StableLLaVA released
@@ -149,6 +154,11 @@ pub enum Command {
         after_help = "Example:\n  diptych chat --model builtin:nano-llava --image fox.png --question \"What animal is it?\"\n\nbuiltin:nano-llava has seen no picture yet: ask a model that `diptych run` or `diptych train` has trained, such as runs/demo/train/synthetic/model."
     )]
     Chat(ChatArgs),
+    /// Score answers that are there already; no model is asked
+    #[command(
+        after_help = "Examples:\n  diptych score --benchmark diptych --reference builtin:nano-real --answers answers.jsonl\n  diptych score --benchmark pope --reference coco_pope_random.json --answers llava.jsonl --mode official"
+    )]
+    Score(ScoreArgs),
     /// Say what works and what to do about the rest
     #[command(after_help = "Example:\n  diptych doctor")]
     Doctor,
@@ -188,128 +198,6 @@ pub struct UpArgs {
     pub artefacts: ArtefactOptions,
 }
 
-/// Arguments of `run`.
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// Recipe file.
-    pub recipe: PathBuf,
-    /// Folder of the run.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// What making the dataset may take before it stops, to be continued: 90s, 30m, 2h, 500images;
-    /// the benchmark's pictures, training and evaluation are not counted. Beyond it no partition of
-    /// 64 samples is begun, and the two under way are ended: allow for as much.
-    #[arg(long, value_name = "CAP")]
-    pub budget: Option<Budget>,
-}
-
-/// Arguments of `plan`.
-#[derive(Debug, Args)]
-pub struct PlanArgs {
-    /// Recipe file.
-    pub recipe: PathBuf,
-}
-
-/// Arguments of `preview`.
-#[derive(Debug, Args)]
-pub struct PreviewArgs {
-    /// Recipe file.
-    pub recipe: PathBuf,
-    /// Samples, taken from the abilities in turn.
-    #[arg(short = 'n', long, default_value_t = 9, value_parser = clap::value_parser!(u64).range(1..=500), value_name = "COUNT")]
-    pub count: u64,
-    /// HTML file to write.
-    #[arg(long, value_name = "FILE.html")]
-    pub out: PathBuf,
-}
-
-/// Arguments of `synth`.
-#[derive(Debug, Args)]
-pub struct SynthArgs {
-    /// Recipe file.
-    pub recipe: PathBuf,
-    /// Folder of the dataset, or s3://BUCKET/PREFIX with AWS's own environment variables.
-    #[arg(long, value_name = "DIR")]
-    pub out: Location,
-    /// Which share of the partitions to make, from 0.
-    #[arg(long, default_value_t = 0, value_name = "I")]
-    pub shard_index: u32,
-    /// Into how many shares the partitions are dealt.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub shard_count: u32,
-    /// What this may take before it stops, to be continued: 90s, 30m, 2h, 500images. Beyond it no
-    /// partition of 64 samples is begun, and the two under way are ended: allow for as much.
-    #[arg(long, value_name = "CAP")]
-    pub budget: Option<Budget>,
-    /// How long a process whose share is done waits for the next partition of the others, to share
-    /// the later rounds too: 90s, 30m, 2h; 0s does not wait, and the last process to end makes the
-    /// later rounds.
-    #[arg(long, default_value = "0s", value_name = "TIME", value_parser = synth::wait)]
-    pub wait: Duration,
-}
-
-/// Arguments of `train`.
-#[derive(Debug, Args)]
-pub struct TrainArgs {
-    /// Training spec, in place of --data and the options below: `model`, `seed`, `checkpoint_every`
-    /// and one `[[stage]]` per stage with `kind`, `data`, `steps`, `batch_size`, `learning_rate`.
-    pub spec: Option<PathBuf>,
-    /// Folder for checkpoints, logs and the model.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Model to start from: a folder or a built-in name.
-    #[arg(
-        long,
-        conflicts_with = "spec",
-        default_value = "builtin:nano-llava",
-        value_name = "DIR"
-    )]
-    pub model: String,
-    /// LLaVA JSON file, dataset folder, or built-in name.
-    #[arg(
-        long,
-        conflicts_with = "spec",
-        required_unless_present = "spec",
-        value_name = "LLAVA.json"
-    )]
-    pub data: Option<String>,
-    /// Folder that the JSON's image paths start from [default: the JSON's own, or `images` in it].
-    #[arg(long, conflicts_with = "spec", value_name = "DIR")]
-    pub image_folder: Option<PathBuf>,
-    /// Stage: projector alignment, or instruction tuning.
-    #[arg(long, conflicts_with = "spec", value_enum, default_value_t = StageArg::Instruction)]
-    pub stage: StageArg,
-    /// Optimizer steps.
-    #[arg(long, conflicts_with = "spec", default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub steps: u32,
-    /// Samples per step.
-    #[arg(long, conflicts_with = "spec", default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub batch_size: u32,
-    /// Peak learning rate.
-    #[arg(
-        long,
-        conflicts_with = "spec",
-        default_value_t = 1e-3,
-        value_name = "RATE"
-    )]
-    pub learning_rate: f64,
-    /// Seed of the data order.
-    #[arg(long, conflicts_with = "spec", default_value_t = 1)]
-    pub seed: u64,
-    /// Steps between checkpoints; 0: only at the end of each stage.
-    #[arg(long, conflicts_with = "spec", default_value_t = 0, value_name = "N")]
-    pub checkpoint_every: u32,
-}
-
-/// Stage of training.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum StageArg {
-    /// Projector only, on captions.
-    Alignment,
-    /// Projector and language model, on dialogues.
-    Instruction,
-}
-
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
@@ -328,89 +216,6 @@ pub struct ReportArgs {
     /// HTML file to write.
     #[arg(long, value_name = "FILE.html")]
     pub out: PathBuf,
-}
-
-/// Arguments of `export`.
-#[derive(Debug, Args)]
-pub struct ExportArgs {
-    /// Dataset: a folder, or s3://BUCKET/PREFIX.
-    pub dataset: Location,
-    /// Format.
-    #[arg(long, value_enum)]
-    pub format: ExportFormat,
-    /// Folder to write; new or empty.
-    #[arg(long, value_name = "PATH")]
-    pub out: PathBuf,
-    /// Size after which the next file is begun, in MiB (webdataset, hf).
-    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
-    pub max_file_mib: u64,
-}
-
-/// Formats a dataset can be exported to.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum ExportFormat {
-    /// `data.json` and `images/`, as LLaVA's own training code reads.
-    Llava,
-    /// `data.jsonl` with `conversations` and `images`, and `images/`.
-    Sharegpt,
-    /// `data.jsonl` with `messages` of content parts, and `images/`.
-    Messages,
-    /// Tar files, as the package `webdataset` reads.
-    Webdataset,
-    /// Parquet files and a card, as `datasets.load_dataset` reads.
-    Hf,
-}
-
-/// Arguments of `import`.
-#[derive(Debug, Args)]
-pub struct ImportArgs {
-    /// Format.
-    #[arg(long, value_enum)]
-    pub format: ImportFormat,
-    /// File to read, or folder of files.
-    #[arg(long = "in", value_name = "PATH")]
-    pub input: PathBuf,
-    /// Folder of the dataset; new or empty.
-    #[arg(long, value_name = "DATASET")]
-    pub out: PathBuf,
-    /// Folder that the JSON's image paths start from [default: `images` beside the JSON, or the
-    /// JSON's own folder].
-    #[arg(long, value_name = "DIR")]
-    pub image_folder: Option<PathBuf>,
-}
-
-/// Formats a dataset can be made of.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum ImportFormat {
-    /// LLaVA's training JSON, with its pictures.
-    Llava,
-    /// What the authors of StableLLaVA released: one JSON file per ability, no pictures.
-    Stablellava,
-}
-
-/// Arguments of `audit`.
-#[derive(Debug, Args)]
-pub struct AuditArgs {
-    /// Dataset folder, LLaVA JSON file, or StableLLaVA's release as a file or folder.
-    pub data: PathBuf,
-    /// Folder that a LLaVA JSON's image paths start from [default: `images` beside it, or its own
-    /// folder].
-    #[arg(long, value_name = "DIR")]
-    pub image_folder: Option<PathBuf>,
-    /// Evaluation set that the data must not hold: a built-in name, or a folder with
-    /// `questions.jsonl`. May be given several times.
-    #[arg(long, value_name = "BENCHMARK")]
-    pub against: Vec<String>,
-    /// HTML file to write.
-    #[arg(long, value_name = "FILE.html")]
-    pub out: Option<PathBuf>,
-    /// Fail (exit code 1) where a defect has more than this share: `repeated_prompt=0.01`. May be
-    /// given several times.
-    #[arg(long, value_name = "DEFECT=SHARE")]
-    pub fail_on: Vec<String>,
-    /// Show one sample of a dataset instead: where it lies, what made it, and which runs used it.
-    #[arg(long, value_name = "ID", conflicts_with_all = ["against", "out", "fail_on"])]
-    pub sample: Option<String>,
 }
 
 /// Arguments of `curate`.

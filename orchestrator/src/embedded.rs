@@ -13,6 +13,8 @@ use runtime::{Handle, Listener, Telemetry, options::ListenOptions};
 #[cfg(feature = "embedded")]
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "embedded")]
+use crate::bad_input::flattened;
 use crate::{
     assets::Assets,
     cli::Global,
@@ -44,7 +46,7 @@ impl Embedded {
             let listen = ListenOptions::default();
             embedded.add(name, &listen, global, assets, needs).await?;
         }
-        embedded.ready().await?;
+        embedded.ready(needs).await?;
         Ok(embedded)
     }
 
@@ -66,7 +68,7 @@ impl Embedded {
             };
             embedded.add(name, &options, global, assets, needs).await?;
         }
-        embedded.ready().await?;
+        embedded.ready(needs).await?;
         Ok(embedded)
     }
 
@@ -111,12 +113,11 @@ impl Embedded {
         ended
     }
 
-    async fn ready(&mut self) -> Result<()> {
-        for (name, running) in &mut self.running {
-            running
-                .handle
-                .ready()
-                .await
+    async fn ready(&mut self, needs: &Needs) -> Result<()> {
+        for (&name, running) in &mut self.running {
+            let ready = running.handle.ready().await;
+            ready
+                .map_err(|error| misconfigured(error, name, needs))
                 .with_context(|| format!("the {name} service did not start"))?;
         }
         Ok(())
@@ -176,7 +177,7 @@ async fn start(
                 backend => {
                     let arguments =
                         promptgen::Arguments::try_parse_from(backend_arguments(name, backend));
-                    let mut found = arguments.map_err(not_offered)?.service();
+                    let mut found = arguments.map_err(|error| flattened(&error))?.service();
                     refuse_several_lists(found.keyword_count, needs.shard_count)?;
                     name_model(&mut found.local.path, global);
                     promptgen::Options {
@@ -210,7 +211,8 @@ async fn start(
                 ..diffusion::Options::default()
             };
             let options = crate::measuring::equip(options, &needs.measuring)?;
-            diffusion::start(options, telemetry, listener, bytes, stop).await?
+            let started = diffusion::start(options, telemetry, listener, bytes, stop).await;
+            started.map_err(|error| misconfigured(error, name, needs))?
         }
         ServiceName::Dialogue => {
             let options = match asked_backend(name, needs) {
@@ -218,7 +220,7 @@ async fn start(
                 backend => {
                     let arguments =
                         dialogue::Arguments::try_parse_from(backend_arguments(name, backend));
-                    let mut found = arguments.map_err(not_offered)?.service();
+                    let mut found = arguments.map_err(|error| flattened(&error))?.service();
                     name_model(&mut found.local.path, global);
                     dialogue::Options {
                         abilities: root.join("abilities"),
@@ -282,17 +284,6 @@ fn refuse_several_lists(keyword_count: usize, shard_count: u32) -> Result<()> {
     Err(several.context(crate::bad_input::BadInput))
 }
 
-#[cfg(feature = "embedded")]
-fn not_offered(error: clap::Error) -> anyhow::Error {
-    // The value and the possible ones stand on two lines; what follows speaks of another program.
-    let text = error.to_string();
-    let lines = text.lines().take_while(|line| !line.trim().is_empty());
-    let words: Vec<&str> = lines.map(str::trim).collect();
-    let words = words.join(" ");
-    let reason = words.strip_prefix("error: ").unwrap_or(&words).to_owned();
-    anyhow::anyhow!(reason).context(crate::bad_input::BadInput)
-}
-
 /// Puts in the language model that the command line names.
 #[cfg(feature = "embedded")]
 fn name_model(path: &mut Option<std::path::PathBuf>, global: &Global) {
@@ -301,17 +292,35 @@ fn name_model(path: &mut Option<std::path::PathBuf>, global: &Global) {
     }
 }
 
-/// Marks options that a service refuses as the caller's: a back-end that the recipe asks for, and
-/// whose model nobody named.
-#[cfg(feature = "embedded")]
+/// Marks what a service refuses as the caller's where the caller chose it: a back-end that the recipe
+/// asks for and whose model nobody named, a model that was named and does not load.
 fn misconfigured(error: runtime::StartError, name: ServiceName, needs: &Needs) -> anyhow::Error {
-    let is_asked = needs.backends.contains_key(&name);
+    use runtime::StartError::{Options, WarmUp};
     match error {
-        runtime::StartError::Options(_) if is_asked => {
+        Options(_) | WarmUp { .. } if is_chosen(name, needs) => {
             anyhow::Error::from(error).context(crate::bad_input::BadInput)
         }
         _ => error.into(),
     }
+}
+
+/// Whether the caller chose what a service works with.
+fn is_chosen(name: ServiceName, needs: &Needs) -> bool {
+    let measuring = &needs.measuring;
+    let is_given = |model: &String| !model.is_empty() && !model.starts_with("builtin:");
+    // `builtin:nano-sd+FILE` is the built-in one with the caller's file.
+    let image_model = Some(&needs.image_model).filter(|model| *model != BUILTIN_IMAGE_MODEL);
+    let models = match name {
+        ServiceName::Promptgen => vec![&measuring.embedding_model],
+        ServiceName::Diffusion => vec![&measuring.scoring_model, &measuring.safety_model],
+        ServiceName::Dialogue | ServiceName::Trainer | ServiceName::Eval => Vec::new(),
+    };
+    let is_image = name == ServiceName::Diffusion;
+    let has_safety = is_image && std::env::var_os("DIPTYCH_SAFETY_MODEL").is_some();
+    needs.backends.contains_key(&name)
+        || models.into_iter().any(is_given)
+        || (is_image && image_model.is_some_and(|model| !model.is_empty()))
+        || has_safety
 }
 
 /// The file in which a service keeps what its language model answered. One in this process answers
@@ -330,7 +339,6 @@ fn journal(name: ServiceName, needs: &Needs) -> Result<Option<std::path::PathBuf
 }
 
 /// The image model that comes with the suite.
-#[cfg(feature = "embedded")]
 const BUILTIN_IMAGE_MODEL: &str = "builtin:nano-sd";
 
 /// A checkpoint to serve beside the built-in model, and before it: `MODEL[+LORA[:SCALE]]…`, where the

@@ -45,7 +45,6 @@ pub(crate) fn equip(
     options: diffusion::Options,
     models: &MeasuringModels,
 ) -> Result<diffusion::Options> {
-    use anyhow::Context as _;
     use clap::Parser as _;
     let given = Environment::try_parse_from(["diffusion"]);
     let diffusion::Options {
@@ -53,7 +52,9 @@ pub(crate) fn equip(
         unsafe_labels,
         unsafe_threshold,
         ..
-    } = given.context(crate::bad_input::BadInput)?.options;
+    } = given
+        .map_err(|error| crate::bad_input::flattened(&error))?
+        .options;
     let named = named_folder("safety", &models.safety_model, "")?;
     Ok(diffusion::Options {
         scoring_models: named_folder("scoring", &models.scoring_model, "builtin:nano-clip")?

@@ -15,6 +15,7 @@ mod redis;
 mod s3;
 pub mod stub_stages;
 
+pub use obedient_model::ObedientModel;
 pub use otlp::{Receiver, Span};
 pub use process::{Service, assets, checkout, finished, program, wait_for_first_partition};
 pub use redis::Redis;

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Runtime};
 
 /// The model's name.
-pub(crate) const NAME: &str = "obedient";
+pub const NAME: &str = "obedient";
 
 /// A running server; it ends when it is dropped.
 #[derive(Debug)]
-pub(crate) struct ObedientModel {
+pub struct ObedientModel {
     url: String,
     asked: Arc<AtomicU64>,
     _runtime: Runtime,
@@ -28,7 +28,7 @@ impl ObedientModel {
     ///
     /// # Panics
     /// No port is free.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -52,12 +52,12 @@ impl ObedientModel {
     }
 
     /// Where it listens, as `DIPTYCH_LLM_URL` takes it.
-    pub(crate) fn url(&self) -> &str {
+    pub fn url(&self) -> &str {
         &self.url
     }
 
     /// Questions answered so far.
-    pub(crate) fn asked(&self) -> u64 {
+    pub fn asked(&self) -> u64 {
         self.asked.load(Ordering::SeqCst)
     }
 }

@@ -52,6 +52,21 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The sentence with the file's place in the model's folder alone, for readers on other machines,
+    /// such as `scheduler/scheduler_config.json`.
+    pub fn in_model(&self) -> String {
+        let (Self::Read { file, .. }
+        | Self::Malformed { file, .. }
+        | Self::Invalid { file, .. }
+        | Self::Unsupported { file, .. }) = self;
+        let names: Vec<_> = file.iter().collect();
+        let inside: PathBuf = names[names.len().saturating_sub(2)..].iter().collect();
+        let (whole, inside) = (file.display().to_string(), inside.display().to_string());
+        self.to_string().replace(&whole, &inside)
+    }
+}
+
 /// The fields of one file, taken one by one; [`Fields::finish`] refuses what is left.
 #[derive(Clone)]
 pub struct Fields {

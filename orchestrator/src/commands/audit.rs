@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
 use dataset::{
     audit::{Defect, EvaluationSets, Report, Source, audit},
     store::{LocatedView, Location},
@@ -11,11 +12,36 @@ use serde::Serialize;
 
 use super::{BadInput, Session, check_target, open_dataset};
 use crate::{
-    cli::AuditArgs,
     files,
     progress::{Progress, warn},
     report,
 };
+
+/// Arguments of `audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Dataset (a folder, or s3://BUCKET/PREFIX), LLaVA JSON file, or StableLLaVA's release as a file
+    /// or folder.
+    pub data: Location,
+    /// Folder that a LLaVA JSON's image paths start from [default: `images` beside it, or its own
+    /// folder].
+    #[arg(long, value_name = "DIR")]
+    pub image_folder: Option<PathBuf>,
+    /// Evaluation set that the data must not hold: a built-in name, or a folder with
+    /// `questions.jsonl`. May be given several times.
+    #[arg(long, value_name = "BENCHMARK")]
+    pub against: Vec<String>,
+    /// HTML file to write; folders above it are made, as by every command that writes a file.
+    #[arg(long, value_name = "FILE.html")]
+    pub out: Option<PathBuf>,
+    /// Fail (exit code 1) where a defect has more than this share: `repeated_prompt=0.01`. May be
+    /// given several times.
+    #[arg(long, value_name = "DEFECT=SHARE")]
+    pub fail_on: Vec<String>,
+    /// Show one sample of a dataset instead: where it lies, what made it, and which runs used it.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["against", "out", "fail_on"])]
+    pub sample: Option<String>,
+}
 
 pub(super) async fn execute(args: AuditArgs, session: &Session) -> Result<()> {
     if let Some(id) = &args.sample {
@@ -33,7 +59,7 @@ pub(super) async fn execute(args: AuditArgs, session: &Session) -> Result<()> {
     progress.finish(&format!("{} samples", found.samples));
     check_source(&args, &source, &found).map_err(|error| error.context(BadInput))?;
     if let Some(out) = &args.out {
-        let page = report::render_audit(&args.data.display().to_string(), &found);
+        let page = report::render_audit(&args.data.to_string(), &found);
         files::write(out, page.as_bytes())?;
     }
     session.say(&found, &table(&found))?;
@@ -45,10 +71,12 @@ fn open(args: &AuditArgs, session: &Session) -> Result<(Source, EvaluationSets)>
     for name in &args.against {
         evaluation.add_folder(name, &session.assets.benchmark(name)?)?;
     }
-    Ok((
-        Source::at(&args.data, args.image_folder.clone())?,
-        evaluation,
-    ))
+    let source = match args.data.folder() {
+        Some(path) => Source::at(path, args.image_folder.clone())?,
+        // A bucket holds datasets alone.
+        None => Source::Dataset(args.data.clone()),
+    };
+    Ok((source, evaluation))
 }
 
 /// `DEFECT=SHARE` of `--fail-on`.
@@ -80,7 +108,7 @@ fn bounds(given: &[String]) -> Result<Vec<(&'static str, f64)>> {
 /// Refuses what holds nothing to audit: an empty list, or a folder of pictures that has none of them.
 /// Without such a folder JSON may come alone: its pictures are then a defect, each of them.
 fn check_source(args: &AuditArgs, source: &Source, found: &Report) -> Result<()> {
-    let data = args.data.display();
+    let data = &args.data;
     let has_records = found.samples > 0 || found.kind == "dataset";
     ensure!(has_records, "{data} holds no record");
     let Source::Llava { images, .. } = source else {
@@ -182,16 +210,16 @@ struct Lineage<'a> {
     used_by: Vec<String>,
 }
 
-async fn sample(folder: &Path, id: &str, session: &Session) -> Result<()> {
-    let reader = open_dataset(&Location::from(folder)).await?;
+async fn sample(place: &Location, id: &str, session: &Session) -> Result<()> {
+    let reader = open_dataset(place).await?;
     let Some(found) = reader.locate(id).await? else {
-        let error = anyhow::anyhow!("{} has no sample `{id}`", folder.display());
+        let error = anyhow::anyhow!("{place} has no sample `{id}`");
         return Err(error.context(BadInput));
     };
     let lineage = Lineage {
         found: found.view(),
         manifest_sha256: reader.manifest_sha256(),
-        used_by: runs_beside(folder),
+        used_by: place.folder().map(runs_beside).unwrap_or_default(),
     };
     session.say(&lineage, &serde_json::to_string_pretty(&lineage)?)
 }

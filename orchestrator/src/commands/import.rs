@@ -1,16 +1,17 @@
 //! `diptych import`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
+use clap::{Args, ValueEnum};
 use dataset::import::{Error, Imported, Source, import};
 use serde::Serialize;
 
 use super::{BadInput, Session};
-use crate::{
-    cli::{ImportArgs, ImportFormat},
-    progress::Progress,
-};
+use crate::progress::Progress;
 
 #[derive(Debug, Serialize)]
 struct Outcome {
@@ -19,6 +20,33 @@ struct Outcome {
     images: u64,
     abilities: BTreeMap<String, u64>,
     path: String,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Format.
+    #[arg(long, value_enum)]
+    pub format: ImportFormat,
+    /// File to read, or folder of files.
+    #[arg(long = "in", value_name = "PATH")]
+    pub input: PathBuf,
+    /// Folder of the dataset; new or empty.
+    #[arg(long, value_name = "DATASET")]
+    pub out: PathBuf,
+    /// Folder that the JSON's image paths start from [default: `images` beside the JSON, or the
+    /// JSON's own folder].
+    #[arg(long, value_name = "DIR")]
+    pub image_folder: Option<PathBuf>,
+}
+
+/// Formats a dataset can be made of.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ImportFormat {
+    /// LLaVA's training JSON, with its pictures.
+    Llava,
+    /// What the authors of StableLLaVA released: one JSON file per ability, no pictures.
+    Stablellava,
 }
 
 pub(super) async fn execute(args: ImportArgs, session: &Session) -> Result<()> {

@@ -7,23 +7,37 @@ mod curate;
 mod doctor;
 mod eval;
 mod export;
+mod folder;
 mod generate;
 mod import;
 mod plan;
 mod preview;
 mod report;
 mod run;
+mod score;
 mod synth;
 mod train;
 mod up;
 
-use std::{path::Path, process::ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use dataset::store::{Location, Reader};
 use runtime::Telemetry;
 use serde::Serialize;
 
+use self::folder::{check_target, make_folder};
+pub use self::{
+    audit::AuditArgs,
+    export::{ExportArgs, ExportFormat},
+    import::{ImportArgs, ImportFormat},
+    plan::PlanArgs,
+    preview::PreviewArgs,
+    run::RunArgs,
+    score::{BenchmarkArg, ScoreArgs, ScoreMode},
+    synth::SynthArgs,
+    train::{StageArg, TrainArgs},
+};
 pub(crate) use crate::bad_input::BadInput;
 use crate::{
     Cli,
@@ -65,43 +79,6 @@ async fn open_dataset(place: &Location) -> Result<Reader> {
     let opened = async { Reader::open(place.open()?).await };
     let opened: Result<Reader, dataset::store::Error> = opened.await;
     opened.map_err(|error| anyhow::Error::from(error).context(BadInput))
-}
-
-/// Makes a folder that the command writes to.
-fn make_folder(folder: &Path) -> Result<()> {
-    let is_free = || -> Result<()> {
-        ensure!(
-            !folder.is_file(),
-            "{} is a file, and a folder is wanted",
-            folder.display()
-        );
-        Ok(())
-    };
-    is_free().context(BadInput)?;
-    let made = std::fs::create_dir_all(folder);
-    made.with_context(|| format!("cannot write the folder {}", folder.display()))
-        .context(BadInput)
-}
-
-/// Refuses a place where no file can be written, before anything is made for it.
-fn check_target(file: &Path) -> Result<()> {
-    let is_free = || -> Result<()> {
-        ensure!(
-            !file.is_dir(),
-            "{} is a folder, and a file is wanted",
-            file.display()
-        );
-        let mut folders = file.ancestors().skip(1);
-        let in_the_way = folders.find(|folder| folder.is_file());
-        ensure!(
-            in_the_way.is_none(),
-            "cannot write {}: {} is a file",
-            file.display(),
-            in_the_way.unwrap_or(file).display()
-        );
-        Ok(())
-    };
-    is_free().context(BadInput)
 }
 
 impl Session {
@@ -153,6 +130,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Curate(args) => curate::execute(args, session).await,
         Command::Generate(args) => generate::execute(args, session).await,
         Command::Chat(args) => chat::execute(args, session).await,
+        Command::Score(args) => score::execute(args, session).await,
         Command::Doctor => doctor::execute(session).await,
         Command::Conformance(args) => conformance::execute(args, session).await,
     }
@@ -175,6 +153,7 @@ impl Command {
             Self::Curate(_) => "diptych curate",
             Self::Generate(_) => "diptych generate",
             Self::Chat(_) => "diptych chat",
+            Self::Score(_) => "diptych score",
             Self::Doctor => "diptych doctor",
             Self::Conformance(_) => "diptych conformance",
         }

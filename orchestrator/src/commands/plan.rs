@@ -1,6 +1,9 @@
 //! `diptych plan`.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result};
+use clap::Args;
 
 use super::{
     Session,
@@ -8,12 +11,20 @@ use super::{
 };
 use crate::{
     bad_input::BadInput,
-    cli::PlanArgs,
-    estimate::{self, Estimate},
-    progress::Progress,
-    suite::{JOURNALS, Needs, ServiceName},
-    synth,
+    estimate::{self, Estimate, Supply},
+    experiment::warn_of_unchecked,
+    progress::{Progress, warn},
+    recipe::Recipe,
+    suite::{JOURNALS, Needs, ServiceName, parse_endpoints},
+    synth::{self, Plan},
 };
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Recipe file.
+    pub recipe: PathBuf,
+}
 
 pub(super) async fn execute(args: PlanArgs, session: &Session) -> Result<()> {
     let (recipe, _) = read_recipe(&args.recipe)?;
@@ -34,26 +45,51 @@ pub(super) async fn execute(args: PlanArgs, session: &Session) -> Result<()> {
         artefact_roots: roots.into_iter().chain(inputs).collect(),
         ..Needs::synthesis(&recipe, Some(folder.path().join(JOURNALS)))
     };
+    let supplies = match is_grammar(&recipe, &session.global.endpoints)? {
+        true => estimate::supplies(&recipe, &session.assets)?,
+        false => Vec::new(),
+    };
+    supplies
+        .iter()
+        .filter_map(Supply::warning)
+        .for_each(|short| warn(&short));
+    let plan = Plan::training(&recipe)
+        .with_evaluation_sets(&session.assets)
+        .map_err(|error| error.context(BadInput))?;
     let suite = session.open(&needs).await?;
-    let progress = Progress::start("probe", 0);
-    let rates = async {
+    let probed = async {
         synth::check(&suite, &recipe).await?;
-        estimate::measure(&suite, &session.assets, &recipe, folder.path()).await
-    }
-    .await;
+        let unchecked = warn_of_unchecked(&suite, &plan).await?;
+        let progress = Progress::start("probe", 0);
+        let rates = estimate::measure(&suite, &session.assets, &recipe, folder.path()).await?;
+        progress.finish("done");
+        Ok((unchecked, rates))
+    };
+    let probed: Result<_> = probed.await;
     let backends = needs.backends.values();
     let is_all_here = needs.services.iter().all(|&name| suite.is_embedded(name))
         && backends
             .into_iter()
             .all(|backend| matches!(backend.as_str(), "grammar" | "local"));
     suite.close().await?;
-    let rates = rates?;
-    progress.finish("done");
-    let mut estimate = Estimate::new(&recipe, &rates);
+    let (unchecked, rates) = probed?;
+    let possible = estimate::within(recipe, &supplies);
+    let mut estimate = Estimate {
+        abilities: supplies,
+        unchecked,
+        ..Estimate::new(&possible, &rates)
+    };
     if is_all_here {
         estimate = estimate.all_here();
     }
     session.say(&estimate, &table(&estimate))
+}
+
+/// Whether this process's own grammar writes the prompts, so that they can be counted.
+fn is_grammar(recipe: &Recipe, endpoints: &[String]) -> Result<bool> {
+    let is_elsewhere = parse_endpoints(endpoints)?.contains_key(&ServiceName::Promptgen);
+    let backend = recipe.synth.prompts.backend.as_str();
+    Ok(!is_elsewhere && matches!(backend, "" | "grammar"))
 }
 
 /// The services of synthesis come first.
@@ -74,6 +110,7 @@ fn table(estimate: &Estimate) -> String {
         ));
     }
     lines.push(format!("{:<46} {:>10}", "all", clock(estimate.seconds)));
+    lines.extend(abilities(&estimate.abilities));
     lines.push(format!(
         "\n{} prompts, {} pictures, {} dialogues; {:.1} MiB on the disk; {}",
         estimate.prompts,
@@ -83,6 +120,34 @@ fn table(estimate: &Estimate) -> String {
         cost(estimate)
     ));
     lines.join("\n")
+}
+
+/// How many samples each ability can give.
+fn abilities(supplies: &[Supply]) -> Vec<String> {
+    if supplies.is_empty() {
+        return Vec::new();
+    }
+    let head = ["ability", "wanted", "distinct prompts", "at most"].map(str::to_owned);
+    let rows = supplies.iter().map(|supply| {
+        let Supply {
+            ability, wanted, ..
+        } = supply;
+        let prompts = supply.distinct_prompts;
+        let prompts =
+            prompts.map_or_else(|| format!("{wanted} or more"), |count| count.to_string());
+        let most = supply.at_most.unwrap_or(*wanted);
+        [
+            ability.clone(),
+            wanted.to_string(),
+            prompts,
+            most.to_string(),
+        ]
+    });
+    let line = |[ability, wanted, prompts, most]: [String; 4]| {
+        format!("{ability:<24} {wanted:>10} {prompts:>18} {most:>10}")
+    };
+    let rows = std::iter::once(head).chain(rows).map(line);
+    std::iter::once(String::new()).chain(rows).collect()
 }
 
 /// Money and GPU-hours, in words.

@@ -1,16 +1,16 @@
 //! `diptych preview`: the first samples of a recipe, in a page.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use dataset::store::Location;
 use serde::Serialize;
 
 use super::{Session, check_target, run::read_recipe};
 use crate::{
     bad_input::BadInput,
-    cli::PreviewArgs,
-    experiment::{Record, RunFolder, synthesize_with_progress},
+    experiment::{Record, RunFolder, synthesize_with_progress, unchecked_words, warn_of_unchecked},
     files,
     recipe::Recipe,
     report,
@@ -24,6 +24,20 @@ struct Outcome {
     out: String,
     samples: u64,
     rejected: BTreeMap<String, u64>,
+    unchecked: BTreeMap<String, u64>,
+}
+
+/// Arguments of `preview`.
+#[derive(Debug, Args)]
+pub struct PreviewArgs {
+    /// Recipe file.
+    pub recipe: PathBuf,
+    /// Samples, taken from the abilities in turn.
+    #[arg(short = 'n', long, default_value_t = 9, value_parser = clap::value_parser!(u64).range(1..=500), value_name = "COUNT")]
+    pub count: u64,
+    /// HTML file to write.
+    #[arg(long, value_name = "FILE.html")]
+    pub out: PathBuf,
 }
 
 pub(super) async fn execute(args: PreviewArgs, session: &Session) -> Result<()> {
@@ -46,12 +60,14 @@ pub(super) async fn execute(args: PreviewArgs, session: &Session) -> Result<()> 
     files::write_json(&folder.record(), &record)?;
     let report = run_report::gather(&folder, &BenchmarkFolders::new(), count as usize).await?;
     files::write(&out, report::render(&report).as_bytes())?;
+    let unchecked = unchecked_words(&summary);
     let outcome = Outcome {
         out: out.display().to_string(),
         samples: summary.accepted,
         rejected: summary.rejected,
+        unchecked: summary.unchecked,
     };
-    let sentence = format!("{} samples in {}", outcome.samples, outcome.out);
+    let sentence = format!("{} samples in {}{unchecked}", outcome.samples, outcome.out);
     session.say(&outcome, &sentence)
 }
 
@@ -64,6 +80,7 @@ async fn synthesize(recipe: &Recipe, folder: &RunFolder, session: &Session) -> R
     let place = Location::Folder(folder.dataset());
     let made = async {
         synth::check(&suite, recipe).await?;
+        warn_of_unchecked(&suite, &plan).await?;
         synthesize_with_progress(&suite, &plan, &place, Share::ALL, "preview").await
     };
     let made = made.await;

@@ -3,16 +3,32 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, ensure};
+use clap::Args;
 
-use super::{BadInput, Session, make_folder, report};
+use super::{BadInput, Session, folder::NewFolder, report};
 use crate::{
-    cli::RunArgs,
     experiment::{self, Record, RunFolder},
     files,
     recipe::Recipe,
     scores::Scores,
     suite::{JOURNALS, Needs, ServiceName, parse_endpoints},
+    synth::Budget,
 };
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Recipe file.
+    pub recipe: PathBuf,
+    /// Folder of the run.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// What making the dataset may take before it stops, to be continued: 90s, 30m, 2h, 500images;
+    /// the benchmark's pictures, training and evaluation are not counted. Beyond it no partition of
+    /// 64 samples is begun, and the two under way are ended: allow for as much.
+    #[arg(long, value_name = "CAP")]
+    pub budget: Option<Budget>,
+}
 
 pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
     let RunArgs {
@@ -31,7 +47,7 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
     }
     check_built_ins(&recipe, &session.global.endpoints)?;
     let inputs = inputs(&recipe).map_err(|error| error.context(BadInput))?;
-    make_folder(&out)?;
+    let _made = NewFolder::make(&out)?;
     // The services keep their records under the first root.
     let roots = [
         std::path::absolute(&out)?,
@@ -121,10 +137,11 @@ fn finish(session: &Session, folder: &RunFolder, how: &str) -> Result<()> {
     let record = files::read_json::<Record>(&folder.record())?.unwrap_or_default();
     let scores = files::read_json::<Scores>(&folder.scores())?.unwrap_or_default();
     let sentence = format!(
-        "{how}: {} samples in {} (manifest {})\n{}\nreport: {}",
+        "{how}: {} samples in {} (manifest {}){}\n{}\nreport: {}",
         record.synthesis.accepted,
         folder.dataset().display(),
         record.manifest_sha256,
+        experiment::unchecked_words(&record.synthesis),
         experiment::verdict(&scores),
         folder.report().display()
     );

@@ -1,17 +1,46 @@
 //! `diptych synth`.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
+use clap::Args;
+use dataset::store::Location;
 
-use super::{BadInput, Session, make_folder, run::read_recipe};
+use super::{BadInput, Session, folder::NewFolder, run::read_recipe};
 use crate::{
-    cli::SynthArgs,
-    experiment::synthesize_with_progress,
+    experiment::{synthesize_with_progress, unchecked_words, warn_of_unchecked},
     journals,
     suite::{JOURNALS, Needs},
-    synth::{self, Plan, Share},
+    synth::{self, Budget, Plan, Share},
 };
+
+/// Arguments of `synth`.
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// Recipe file.
+    pub recipe: PathBuf,
+    /// Folder of the dataset, or s3://BUCKET/PREFIX with AWS's own environment variables.
+    #[arg(long, value_name = "DIR")]
+    pub out: Location,
+    /// Which share of the partitions to make, from 0.
+    #[arg(long, default_value_t = 0, value_name = "I")]
+    pub shard_index: u32,
+    /// Into how many shares the partitions are dealt.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub shard_count: u32,
+    /// What this may take before it stops, to be continued: 90s, 30m, 2h, 500images. Beyond it no
+    /// partition of 64 samples is begun, and the two under way are ended: allow for as much.
+    #[arg(long, value_name = "CAP")]
+    pub budget: Option<Budget>,
+    /// How long a process whose share is done waits for the next partition of the others, to share
+    /// the later rounds too: 90s, 30m, 2h; 0s does not wait, and the last process to end makes the
+    /// later rounds.
+    #[arg(long, default_value = "0s", value_name = "TIME", value_parser = synth::wait)]
+    pub wait: Duration,
+}
 
 pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     let SynthArgs {
@@ -34,18 +63,19 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     let plan = Plan::training(&recipe)
         .with_evaluation_sets(&session.assets)
         .map_err(|error| error.context(BadInput))?;
-    if let Some(folder) = out.folder() {
-        refuse_foreign(folder).map_err(|error| error.context(BadInput))?;
-        make_folder(folder)?;
-    }
     let share = Share {
         index: shard_index,
         count: shard_count,
         budget: budget.unwrap_or_default(),
         wait,
     };
-    // A place that cannot be had, or is another recipe's, is refused before any model is loaded.
-    synth::accepted(&plan, &out, share).await?;
+    // A place that cannot be had, is another recipe's, or is damaged, is refused before any model is
+    // loaded; and one that was made for a recipe that is refused then goes again.
+    let _made = out.folder().map(NewFolder::make).transpose()?;
+    if let Some(folder) = out.folder() {
+        refuse_foreign(folder).map_err(|error| error.context(BadInput))?;
+    }
+    let is_done = synth::is_complete(&plan, &out).await?;
     let journals = out
         .folder()
         .map(|out| journals::folder(out, shard_index, shard_count));
@@ -56,6 +86,9 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     let suite = session.open(&needs).await?;
     let summary = async {
         synth::check(&suite, &recipe).await?;
+        if !is_done {
+            warn_of_unchecked(&suite, &plan).await?;
+        }
         synthesize_with_progress(&suite, &plan, &out, share, "synthesis").await
     }
     .await;
@@ -72,6 +105,7 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
             summary.awaited
         ));
     }
+    sentence.push_str(&unchecked_words(&summary));
     session.say(&summary, &sentence)?;
     ensure!(
         !summary.stopped_at_budget,

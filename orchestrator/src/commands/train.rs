@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, ValueEnum};
 use dataset::llava;
 use proto::{
     dataset::v1::Artefact,
@@ -15,7 +16,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{BadInput, Session, make_folder};
 use crate::{
-    cli::{StageArg, TrainArgs},
     jobs::{self, Errand, artefact},
     progress::Progress,
     suite::{Needs, ServiceName},
@@ -65,6 +65,68 @@ struct Outcome {
     model_sha256: String,
     final_loss: f64,
     skipped_samples: u64,
+}
+
+/// Arguments of `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Training spec, in place of --data and the options below: `model`, `seed`, `checkpoint_every`
+    /// and one `[[stage]]` per stage with `kind`, `data`, `steps`, `batch_size`, `learning_rate`.
+    pub spec: Option<PathBuf>,
+    /// Folder for checkpoints, logs and the model.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Model to start from: a folder or a built-in name.
+    #[arg(
+        long,
+        conflicts_with = "spec",
+        default_value = "builtin:nano-llava",
+        value_name = "DIR"
+    )]
+    pub model: String,
+    /// LLaVA JSON file, dataset folder, or built-in name.
+    #[arg(
+        long,
+        conflicts_with = "spec",
+        required_unless_present = "spec",
+        value_name = "LLAVA.json"
+    )]
+    pub data: Option<String>,
+    /// Folder that the JSON's image paths start from [default: the JSON's own, or `images` in it].
+    #[arg(long, conflicts_with = "spec", value_name = "DIR")]
+    pub image_folder: Option<PathBuf>,
+    /// Stage: projector alignment, or instruction tuning.
+    #[arg(long, conflicts_with = "spec", value_enum, default_value_t = StageArg::Instruction)]
+    pub stage: StageArg,
+    /// Optimizer steps.
+    #[arg(long, conflicts_with = "spec", default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    /// Samples per step.
+    #[arg(long, conflicts_with = "spec", default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: u32,
+    /// Peak learning rate.
+    #[arg(
+        long,
+        conflicts_with = "spec",
+        default_value_t = 1e-3,
+        value_name = "RATE"
+    )]
+    pub learning_rate: f64,
+    /// Seed of the data order.
+    #[arg(long, conflicts_with = "spec", default_value_t = 1)]
+    pub seed: u64,
+    /// Steps between checkpoints; 0: only at the end of each stage.
+    #[arg(long, conflicts_with = "spec", default_value_t = 0, value_name = "N")]
+    pub checkpoint_every: u32,
+}
+
+/// Stage of training.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum StageArg {
+    /// Projector only, on captions.
+    Alignment,
+    /// Projector and language model, on dialogues.
+    Instruction,
 }
 
 pub(super) async fn execute(args: TrainArgs, session: &Session) -> Result<()> {

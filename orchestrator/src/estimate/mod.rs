@@ -6,10 +6,15 @@
 
 mod price;
 mod probe;
+mod supply;
 
 use serde::Serialize;
 
-pub use self::{price::Price, probe::measure};
+pub use self::{
+    price::Price,
+    probe::measure,
+    supply::{Supply, supplies, within},
+};
 use crate::recipe::Recipe;
 
 /// What the probe measured, in seconds.
@@ -78,6 +83,10 @@ pub struct Estimate {
     pub cost: Option<f64>,
     /// Currency of the cost; empty where it is 0 or not known.
     pub currency: String,
+    /// What is wanted of each ability and what can be had; the steps count what can.
+    pub abilities: Vec<Supply>,
+    /// Gates that the recipe asks for and that nothing can judge samples by.
+    pub unchecked: Vec<String>,
 }
 
 impl Estimate {
@@ -116,6 +125,8 @@ impl Estimate {
                 .as_ref()
                 .map(|price| price.currency.clone())
                 .unwrap_or_default(),
+            abilities: Vec::new(),
+            unchecked: Vec::new(),
         }
     }
 

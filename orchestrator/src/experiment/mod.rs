@@ -24,7 +24,7 @@ pub use self::{
     evaluation::verdict,
     folder::RunFolder,
     record::{Record, Trained},
-    synthesis::synthesize_with_progress,
+    synthesis::{synthesize_with_progress, unchecked_words, warn_of_unchecked},
 };
 use crate::{
     assets::Assets,

@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
-use dataset::store::Location;
+use dataset::{plan::Partition, store::Location};
 
 use super::Run;
 use crate::{
@@ -21,6 +21,7 @@ impl Run<'_> {
         let started_at = Instant::now();
         let plan = Plan::training(self.recipe).with_evaluation_sets(self.assets)?;
         synth::check(self.suite, self.recipe).await?;
+        warn_of_unchecked(self.suite, &plan).await?;
         let makers = synth::makers(self.suite, &plan).await?;
         self.note_makers(makers, &plan).await?;
         let summary = synthesize_with_progress(
@@ -65,6 +66,30 @@ impl Run<'_> {
     }
 }
 
+/// Says which gates of the recipe will let everything through, for want of a model or of data, and
+/// names them.
+///
+/// # Errors
+/// A service that does not answer.
+pub async fn warn_of_unchecked(suite: &Suite, plan: &Plan) -> Result<Vec<String>> {
+    let found = synth::unchecked(suite, plan).await?;
+    found.iter().for_each(|lack| warn(&lack.to_string()));
+    Ok(found.iter().map(|lack| lack.gate.to_owned()).collect())
+}
+
+/// What nobody checked, as the end of a sentence: `; not checked: safety (40 samples)`. Empty where all
+/// that the recipe asks for was.
+pub fn unchecked_words(summary: &Summary) -> String {
+    let counts = summary.unchecked.iter();
+    let counts: Vec<String> = counts
+        .map(|(gate, count)| format!("{gate} ({count} samples)"))
+        .collect();
+    match counts.is_empty() {
+        true => String::new(),
+        false => format!("; not checked: {}", counts.join(", ")),
+    }
+}
+
 /// Synthesizes with a bar that counts accepted samples.
 ///
 /// # Errors
@@ -105,6 +130,7 @@ pub async fn synthesize_with_progress(
             summary.repeated, summary.later_rounds
         ));
     }
+    text.push_str(&unchecked_words(&summary));
     watcher.progress.finish(&text);
     check_yield(&summary, wanted)?;
     Ok(summary)
@@ -166,5 +192,21 @@ impl synth::Watcher for BarWatcher {
             self.wanted,
             format!("accepted; waiting for {partitions} partitions of other processes"),
         );
+    }
+
+    fn waited_in_vain(&self, wait: Duration, partitions: &[Partition]) {
+        let Some(first) = partitions.first().filter(|_| !wait.is_zero()) else {
+            return;
+        };
+        let what_now = match first.round {
+            0 => "run this again when they have ended, or with a longer --wait",
+            _ => "this process makes them itself",
+        };
+        warn(&format!(
+            "waited {} s (--wait) for the next of {} partitions of other shares, such as {first}, and \
+             none came: see whether their processes still run; {what_now}",
+            wait.as_secs(),
+            partitions.len()
+        ));
     }
 }

@@ -85,12 +85,19 @@ fn gate(name: &str, description: &str, summary: &Summary, verdicts: Option<&Verd
             count,
         })
     });
+    let unchecked = summary.unchecked.get(name).map(|&count| Reason {
+        text: "asked for by the recipe, and nothing could check it".to_owned(),
+        count,
+    });
     Gate {
         name: name.to_owned(),
         description: description.to_owned(),
         passed_count: verdicts.map_or(0, |verdicts| verdicts.passed_count),
         rejected_count: rejected().map(|(_, count)| count).sum(),
         not_checked_count: verdicts.map_or(0, |verdicts| verdicts.not_checked_count),
-        reasons: reasons.filter(|reason| !reason.text.is_empty()).collect(),
+        reasons: reasons
+            .filter(|reason| !reason.text.is_empty())
+            .chain(unchecked)
+            .collect(),
     }
 }

@@ -141,7 +141,7 @@ fn named(model: &str, sha256: &str) -> Option<String> {
 }
 
 /// A small grey picture.
-fn grey() -> Result<Image> {
+pub(super) fn grey() -> Result<Image> {
     const SIDE_PX: u32 = 64;
     let pixels = image::RgbImage::from_pixel(SIDE_PX, SIDE_PX, image::Rgb([128; 3]));
     let mut file = std::io::Cursor::new(Vec::new());

@@ -8,6 +8,7 @@ mod partition;
 mod rounds;
 pub(crate) mod stages;
 mod terms;
+mod unchecked;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -33,6 +34,7 @@ pub use self::{
     budget::{Budget, MalformedBudget, wait},
     makers::{Makers, check_makers, makers},
     terms::check,
+    unchecked::{Unchecked, unchecked},
 };
 use crate::{
     assets::Assets,
@@ -105,6 +107,8 @@ pub trait Watcher: Send + Sync {
     fn samples_dropped(&self, _count: u64) {}
     /// So many partitions of other processes are waited for.
     fn waits_for(&self, _partitions: usize) {}
+    /// None of these partitions of other processes came for so long.
+    fn waited_in_vain(&self, _wait: Duration, _partitions: &[Partition]) {}
 }
 
 /// What a synthesis came to.
@@ -130,6 +134,9 @@ pub struct Summary {
     pub awaited: u64,
     /// Attempts that came to nothing, by gate or stage.
     pub rejected: BTreeMap<String, u64>,
+    /// Samples by the gate that the recipe asks for and that had nothing to judge them by.
+    #[serde(default)]
+    pub unchecked: BTreeMap<String, u64>,
     /// Whether the budget ended it before all was made.
     #[serde(default)]
     pub stopped_at_budget: bool,
@@ -253,9 +260,11 @@ pub async fn synthesize(
     watcher: &dyn Watcher,
 ) -> Result<Summary> {
     let writer = Writer::open(place.create()?, &plan.wanted).await?;
-    let step = writer.standing().await?.step(&plan.wanted, plan.compares());
-    // What follows a comparison is made too, and by the same makers.
-    if !matches!(step, Step::Done) {
+    let standing = writer.standing().await?;
+    let is_done = standing.step(&plan.wanted, plan.compares()) == Step::Done;
+    // What follows a comparison is made too, and by the same makers. One that ended short is not made
+    // better by others either, and says so before it says again how it ended.
+    if !is_done || count(plan, &standing, Share::ALL).missing > 0 {
         let makers = makers(suite, plan).await?;
         let before = writer.note_makers(&makers).await?;
         check_makers(&before, &makers, place)?;
@@ -305,6 +314,10 @@ impl Watcher for Capped<'_> {
     fn waits_for(&self, partitions: usize) {
         self.watcher.waits_for(partitions);
     }
+
+    fn waited_in_vain(&self, wait: Duration, partitions: &[Partition]) {
+        self.watcher.waited_in_vain(wait, partitions);
+    }
 }
 
 /// Samples wanted of one share.
@@ -322,27 +335,43 @@ pub async fn accepted(plan: &Plan, place: &Location, share: Share) -> Result<u64
     Ok(count(plan, &standing, share).accepted)
 }
 
-/// Whether nothing is left to do.
+/// Whether nothing is left to do. Then nobody reads the shards of a folder again, so they are held
+/// against their hashes here: all of them up to 256 MiB, of more every n-th, for a second's work at
+/// most; an audit reads the rest.
 ///
 /// # Errors
-/// As [`accepted`].
+/// As [`accepted`]; or a shard is damaged.
 pub async fn is_complete(plan: &Plan, place: &Location) -> Result<bool> {
-    let standing = standing(plan, place).await?;
-    Ok(standing.step(&plan.wanted, plan.compares()) == Step::Done)
+    let Some((writer, standing)) = begun(plan, place).await? else {
+        return Ok(false);
+    };
+    let is_done = standing.step(&plan.wanted, plan.compares()) == Step::Done;
+    if is_done && place.folder().is_some() {
+        writer.check_content(&standing, MOST_HASHED_BYTES).await?;
+    }
+    Ok(is_done)
 }
+
+/// Bytes of shards that a finished dataset is held against its hashes with.
+const MOST_HASHED_BYTES: u64 = 256 << 20;
 
 /// How far the dataset has come, if all is there that was committed; nothing where there is none.
 async fn standing(plan: &Plan, place: &Location) -> Result<Standing> {
+    let begun = begun(plan, place).await?;
+    Ok(begun.map(|(_, standing)| standing).unwrap_or_default())
+}
+
+async fn begun(plan: &Plan, place: &Location) -> Result<Option<(Writer, Standing)>> {
     let writer = match place.find()? {
         Some(root) => Writer::find(root, &plan.wanted).await?,
         None => None,
     };
     let Some(writer) = writer else {
-        return Ok(Standing::default());
+        return Ok(None);
     };
     let standing = writer.standing().await?;
     writer.check_shards(&standing).await?;
-    Ok(standing)
+    Ok(Some((writer, standing)))
 }
 
 async fn summarize(plan: &Plan, place: &Location, share: Share) -> Result<Summary> {
@@ -371,6 +400,9 @@ fn count(plan: &Plan, standing: &Standing, share: Share) -> Summary {
         for (reason, count) in &manifest.tally.rejected_counts {
             *summary.rejected.entry(reason.clone()).or_default() += count;
         }
+        for (gate, count) in &manifest.tally.unchecked_counts {
+            *summary.unchecked.entry(gate.clone()).or_default() += count;
+        }
     }
     let own: HashSet<String> = own.iter().map(Partition::to_string).collect();
     for (dropped, stays_empty) in standing.dropped() {
@@ -381,6 +413,10 @@ fn count(plan: &Plan, standing: &Standing, share: Share) -> Summary {
             let reason = format!("{ACROSS_PARTITIONS}:{}", dropped.measure);
             *summary.rejected.entry(reason).or_default() += 1;
         }
+    }
+    // What nobody could check of one sample, nobody could of those that were taken out.
+    for count in summary.unchecked.values_mut() {
+        *count = summary.accepted.min(*count);
     }
     summary
 }

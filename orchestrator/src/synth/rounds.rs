@@ -72,11 +72,14 @@ impl Making<'_> {
             let work = match (own.is_empty(), round) {
                 (false, _) => own,
                 (true, _) if self.waits_for(listed, others.len()).await? => continue,
-                (true, 0) => {
-                    made.awaited = others.len() as u64;
-                    return Ok(made);
+                (true, round) => {
+                    self.watcher.waited_in_vain(self.share.wait, &others);
+                    if round == 0 {
+                        made.awaited = others.len() as u64;
+                        return Ok(made);
+                    }
+                    others
                 }
-                (true, _) => others,
             };
             if round > 0 && earlier.as_ref().is_none_or(|(of, _)| *of != round) {
                 earlier = Some((round, self.earlier(round).await?));

@@ -125,7 +125,7 @@ impl Defect {
             Self::RepeatedPrompt => (
                 "repeated_prompt",
                 Prompts,
-                "An earlier sample has the same prompt.",
+                "An earlier sample has the same prompt; of several pictures, all the same ones.",
             ),
             Self::RepeatedPair => (
                 "repeated_pair",
@@ -135,7 +135,7 @@ impl Defect {
             Self::NearRepeatedPrompt => (
                 "near_repeated_prompt",
                 Prompts,
-                "An earlier prompt shares 80 % of its pieces and is not equal.",
+                "An earlier sample's prompt, or its prompts together, shares 80 % of its pieces and is not equal.",
             ),
             Self::RepeatedPicture => (
                 "repeated_picture",

@@ -87,6 +87,7 @@ impl Auditor {
     /// Looks at a sample.
     pub fn add(&mut self, row: &Row) {
         self.count(Unit::Samples, 1);
+        self.repetition(row);
         row.prompts
             .iter()
             .for_each(|prompt| self.prompt(row, prompt));
@@ -120,16 +121,34 @@ impl Auditor {
         self.found.entry(Defect::ShortOfPlan).or_default().count += missing_count;
     }
 
+    /// Whether the sample's prompts were there before. Those of several pictures are one whole, as a
+    /// synthesis has it: two sets may have a picture in common and differ in the other.
+    fn repetition(&mut self, row: &Row) {
+        let texts = || row.prompts.iter().map(|prompt| prompt.text.as_str());
+        let count = row.prompts.len() as u64;
+        if count == 0 {
+            return;
+        }
+        let whole = key(&texts().map(str::as_bytes).collect::<Vec<_>>());
+        let ability = self.abilities.entry(row.ability.clone()).or_default();
+        ability.counts.unique_prompts += match ability.prompts.again(whole) {
+            true => 0,
+            false => count,
+        };
+        if self.prompts.again(whole) {
+            self.note_several(Defect::RepeatedPrompt, count, &row.id);
+        } else if self
+            .near_prompts
+            .add(&texts().collect::<Vec<_>>().join("\n"))
+            .is_some()
+        {
+            self.note_several(Defect::NearRepeatedPrompt, count, &row.id);
+        }
+    }
+
     fn prompt(&mut self, row: &Row, prompt: &RowPrompt) {
         self.count(Unit::Prompts, 1);
         let text = prompt.text.as_str();
-        let ability = self.abilities.entry(row.ability.clone()).or_default();
-        ability.counts.unique_prompts += u64::from(!ability.prompts.again(key(&[text.as_bytes()])));
-        if self.prompts.again(key(&[text.as_bytes()])) {
-            self.note(Defect::RepeatedPrompt, &row.id);
-        } else if self.near_prompts.add(text).is_some() {
-            self.note(Defect::NearRepeatedPrompt, &row.id);
-        }
         let checks = [
             (Defect::UnbalancedPrompt, words::is_unbalanced(text)),
             (
@@ -268,8 +287,12 @@ impl Auditor {
     }
 
     fn note(&mut self, defect: Defect, id: &str) {
+        self.note_several(defect, 1, id);
+    }
+
+    fn note_several(&mut self, defect: Defect, count: u64, id: &str) {
         let found = self.found.entry(defect).or_default();
-        found.count += 1;
+        found.count += count;
         if found.examples.len() < EXAMPLE_COUNT {
             found.examples.push(id.to_owned());
         }

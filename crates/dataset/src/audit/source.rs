@@ -4,7 +4,7 @@ use super::{Auditor, EvaluationSets, Report, Row};
 use crate::{
     json_list::{Error as ReadError, JsonList},
     llava, stablellava,
-    store::{Error as StoreError, Reader, Root},
+    store::{Error as StoreError, Location, Reader},
 };
 use futures::TryStreamExt as _;
 use std::{
@@ -16,7 +16,7 @@ use std::{
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A dataset of ours.
-    Dataset(PathBuf),
+    Dataset(Location),
     /// LLaVA JSON and the folder that its image paths start from.
     Llava {
         /// The file.
@@ -47,7 +47,7 @@ impl Source {
     /// There is nothing, or nothing that can be read.
     pub fn at(path: &Path, image_folder: Option<PathBuf>) -> Result<Self, Error> {
         if path.join("dataset.json").is_file() {
-            return Ok(Self::Dataset(path.to_owned()));
+            return Ok(Self::Dataset(Location::from(path)));
         }
         let json = match path.join("data.json") {
             inside if inside.is_file() => inside,
@@ -91,7 +91,7 @@ pub async fn audit(
 ) -> Result<Report, Error> {
     let mut auditor = Auditor::new(evaluation);
     match source {
-        Source::Dataset(folder) => dataset(&mut auditor, folder, watch).await?,
+        Source::Dataset(place) => dataset(&mut auditor, place, watch).await?,
         Source::Llava { json, images } => {
             for (record, index) in llava::read(json)?.zip(0..) {
                 match record {
@@ -132,10 +132,10 @@ fn broken(auditor: &mut Auditor, error: ReadError) -> Result<(), Error> {
 
 async fn dataset(
     auditor: &mut Auditor,
-    folder: &Path,
+    place: &Location,
     watch: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(), Error> {
-    let reader = Reader::open(Root::folder(folder)?).await?;
+    let reader = Reader::open(place.open()?).await?;
     let planned: u64 = reader.plan().sample_counts.values().sum();
     auditor.add_planned(planned, planned - reader.sample_count().min(planned));
     let mut samples = pin!(reader.samples());

@@ -216,3 +216,33 @@ async fn pictures_that_are_repeated_missing_broken_or_of_an_evaluation_set_are_c
     let not_checked = report.not_checked.join("; ");
     assert!(not_checked.contains("leaked prompts") && not_checked.contains("leaked texts"));
 }
+
+#[test]
+fn sets_of_pictures_repeat_when_all_their_prompts_do() {
+    let mut auditor = Auditor::new(EvaluationSets::default());
+    for (id, texts) in [
+        ("first", ["red fox, snow", "blue car, beach"]),
+        (
+            "shares one",
+            ["red fox, snow", "an old wooden chair in a garden"],
+        ),
+        ("repeats", ["red fox, snow", "blue car, beach"]),
+    ] {
+        let prompts = texts.map(|text| RowPrompt {
+            text: text.to_owned(),
+            is_emphasis_read: true,
+        });
+        auditor.add(&Row {
+            id: id.to_owned(),
+            prompts: prompts.into(),
+            ..Row::default()
+        });
+    }
+    let report = auditor.finish("dataset");
+    let mut repeated = report.findings.iter();
+    let repeated = repeated
+        .find(|finding| finding.defect == "repeated_prompt")
+        .unwrap();
+    assert_eq!((repeated.count, repeated.of), (2, 6));
+    assert_eq!(repeated.examples, ["repeats"]);
+}

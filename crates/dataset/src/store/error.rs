@@ -163,8 +163,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it lies in what the caller named: a place that is none, another's dataset, a damaged
-    /// one. What is left is storage that fails, and samples that this program made wrongly.
+    /// Whether it lies in what the caller named: a place that is none, or not the caller's to use,
+    /// another's dataset, a damaged one. What is left is storage that fails, and samples that this program made wrongly.
     pub fn is_of_input(&self) -> bool {
         match self {
             Self::Plan(_)
@@ -178,8 +178,12 @@ impl Error {
             | Self::LostShard { .. }
             | Self::ShardFormat { .. }
             | Self::ShardDecoder { .. } => true,
-            Self::Storage { .. }
-            | Self::Encode { .. }
+            Self::Storage { source, .. } => matches!(
+                source,
+                object_store::Error::PermissionDenied { .. }
+                    | object_store::Error::Unauthenticated { .. }
+            ),
+            Self::Encode { .. }
             | Self::EncoderStopped { .. }
             | Self::Sample { .. }
             | Self::OtherRound { .. }

@@ -84,6 +84,9 @@ pub struct PartitionTally {
     pub rejected_counts: BTreeMap<String, u64>,
     /// Slots that stayed empty because their attempts were spent.
     pub unfilled_slot_count: u64,
+    /// Accepted samples by the gate that the recipe asks for and that had nothing to judge them by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unchecked_counts: BTreeMap<String, u64>,
 }
 
 impl PartitionTally {
@@ -92,11 +95,19 @@ impl PartitionTally {
         *self.rejected_counts.entry(reason.to_owned()).or_default() += 1;
     }
 
+    /// Counts an accepted sample that a gate could not judge.
+    pub fn leave_unchecked(&mut self, gate: &str) {
+        *self.unchecked_counts.entry(gate.to_owned()).or_default() += 1;
+    }
+
     fn add(&mut self, other: &Self) {
         self.attempt_count += other.attempt_count;
         self.unfilled_slot_count += other.unfilled_slot_count;
         for (reason, count) in &other.rejected_counts {
             *self.rejected_counts.entry(reason.clone()).or_default() += count;
+        }
+        for (gate, count) in &other.unchecked_counts {
+            *self.unchecked_counts.entry(gate.clone()).or_default() += count;
         }
     }
 }

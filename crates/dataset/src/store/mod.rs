@@ -28,6 +28,7 @@
 //! folder. Buckets have the same call, a conditional put.
 
 mod check;
+mod content;
 mod error;
 pub mod kill_point;
 mod lineage;

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 /// of processes, may write one dataset.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    root: Root,
+    pub(super) root: Root,
     plan: Plan,
 }
 
@@ -92,7 +92,7 @@ impl Writer {
     }
 
     /// Looks whether every committed shard is there with the size that its manifest names. Its content
-    /// is looked at when it is read, as an audit does.
+    /// is looked at by [`check_content`](Self::check_content), and whenever it is read.
     ///
     /// # Errors
     /// Names the first shard that is missing or cut, and what to do.
@@ -106,14 +106,19 @@ impl Writer {
                     Some(found) => format!("has {found} bytes and not {}", shard.size_bytes),
                     None => "is missing".to_owned(),
                 };
-                return Err(Error::LostShard {
-                    object: self.root.name_of(&path),
-                    state,
-                    manifest: self.root.name_of(&PartitionManifest::path(partition)),
-                });
+                return Err(self.lost_shard(&path, state, partition));
             }
         }
         Ok(())
+    }
+
+    /// The complaint about a committed shard that is not what was committed.
+    pub(super) fn lost_shard(&self, path: &Path, state: String, partition: &Partition) -> Error {
+        Error::LostShard {
+            object: self.root.name_of(path),
+            state,
+            manifest: self.root.name_of(&PartitionManifest::path(partition)),
+        }
     }
 
     /// Number of objects in the manifest folder, which grows by one with each partition.

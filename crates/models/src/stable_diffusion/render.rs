@@ -95,9 +95,11 @@ impl Pipeline {
         &self,
         kind: Option<Kind>,
     ) -> Result<Box<dyn scheduler::Scheduler>, Error> {
-        self.scheduler
-            .build(kind)
-            .map_err(|e| invalid("scheduler", e.to_string()))
+        self.scheduler.build(kind).map_err(|error| match error {
+            // Who asks may be on another machine, and has no use for the path on this one.
+            scheduler::Error::Config(error) => invalid("scheduler", error.in_model()),
+            error => invalid("scheduler", error.to_string()),
+        })
     }
 
     pub(super) fn start(&self, request: &Request) -> Result<Trajectory, Error> {

@@ -13,7 +13,11 @@ mod seen;
 
 pub use seen::{Held, Traits};
 
+use std::collections::BTreeSet;
+
 use proto::dataset::v1::{GateResult, GateVerdict};
+
+use crate::recipe::Gates;
 
 /// Name of the gate that looks at a prompt's form.
 pub const PROMPT_FORM: &str = "prompt_form";
@@ -53,6 +57,22 @@ pub fn not_checked(gate: &str, reason: &str) -> GateResult {
         threshold: None,
         reason: reason.to_owned(),
     }
+}
+
+/// Why alignment was not checked, where it is for want of a model.
+const NO_SCORER: &str = "no model measures alignment";
+
+/// The gates that the recipe asks for and that nothing could judge a sample by; each once, however many
+/// pictures it has. That a prompt has no other beside it to lead over is no such lack.
+pub fn unchecked<'a>(rules: &Gates, results: &'a [GateResult]) -> BTreeSet<&'a str> {
+    let is_lack = |result: &&GateResult| match result.gate.as_str() {
+        SAFETY => rules.refuse_unsafe,
+        ALIGNMENT_LEAD => result.reason == NO_SCORER,
+        _ => true,
+    };
+    let unjudged = |result: &&GateResult| result.verdict() == GateVerdict::NotChecked;
+    let lacks = results.iter().filter(unjudged).filter(is_lack);
+    lacks.map(|result| result.gate.as_str()).collect()
 }
 
 /// A check without a measured value.

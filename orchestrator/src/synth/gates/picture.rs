@@ -5,8 +5,8 @@ use image::RgbImage;
 use proto::{dataset::v1::GateResult, diffusion::v1::SafetyVerdict};
 
 use super::{
-    ALIGNMENT, ALIGNMENT_LEAD, BLANK, DUPLICATE, LEAK, NEAR_CONTENT, SAFETY, judged, not_checked,
-    not_too_near, verdict,
+    ALIGNMENT, ALIGNMENT_LEAD, BLANK, DUPLICATE, LEAK, NEAR_CONTENT, NO_SCORER, SAFETY, judged,
+    not_checked, not_too_near, verdict,
 };
 use crate::recipe::Gates;
 
@@ -27,7 +27,7 @@ pub fn alignment(gates: &Gates, own: Option<f32>, others: &[f32]) -> Vec<GateRes
     let mut results = Vec::new();
     if let Some(bound) = gates.min_alignment {
         results.push(match own.map(f64::from) {
-            None => not_checked(ALIGNMENT, "no model measures alignment"),
+            None => not_checked(ALIGNMENT, NO_SCORER),
             Some(cosine) => verdict(ALIGNMENT, cosine >= bound, cosine, bound, || {
                 format!("the cosine of picture and prompt is {cosine:.3}, less than {bound:.3}")
             }),
@@ -35,7 +35,7 @@ pub fn alignment(gates: &Gates, own: Option<f32>, others: &[f32]) -> Vec<GateRes
     }
     if let Some(bound) = gates.min_alignment_lead {
         results.push(match own {
-            None => not_checked(ALIGNMENT_LEAD, "no model measures alignment"),
+            None => not_checked(ALIGNMENT_LEAD, NO_SCORER),
             Some(_) if others.is_empty() => {
                 not_checked(ALIGNMENT_LEAD, "there is no other prompt to compare with")
             }

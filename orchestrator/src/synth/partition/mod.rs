@@ -26,7 +26,7 @@ use proto::dataset::v1::{Conversation, GateResult, Image, ItemFailure, Prompt, S
 
 use super::{
     Plan, Watcher,
-    gates::{Held, NOT_MADE},
+    gates::{self, Held, NOT_MADE},
     stages::{self, Outcomes},
 };
 use crate::suite::Suite;
@@ -144,8 +144,11 @@ impl Work<'_> {
         let drafts = self.render(drafts).await?;
         let accepted = self.write_dialogues(drafts).await?;
         let filled: Vec<u64> = accepted.iter().map(|sample| sample.slot).collect();
-        for _ in &accepted {
+        for sample in &accepted {
             self.watcher.sample_accepted();
+            for gate in gates::unchecked(&self.plan.gates, &sample.gates) {
+                self.outcome.tally.leave_unchecked(gate);
+            }
         }
         self.outcome.samples.extend(accepted);
         Ok(open
