@@ -296,16 +296,22 @@ fn name_model(path: &mut Option<std::path::PathBuf>, global: &Global) {
 /// asks for and whose model nobody named, a model that was named and does not load.
 fn misconfigured(error: runtime::StartError, name: ServiceName, needs: &Needs) -> anyhow::Error {
     use runtime::StartError::{Options, WarmUp};
-    match error {
-        Options(_) | WarmUp { .. } if is_chosen(name, needs) => {
-            anyhow::Error::from(error).context(crate::bad_input::BadInput)
-        }
-        _ => error.into(),
+    let backend = needs.backends.get(&name).map(String::as_str);
+    let is_of_input = match error {
+        Options(_) => backend.is_some() || names_model(name, needs),
+        // A language model elsewhere may answer a minute later.
+        WarmUp { .. } => backend == Some("local") || names_model(name, needs),
+        _ => false,
+    };
+    let error = anyhow::Error::from(error);
+    match is_of_input {
+        true => error.context(crate::bad_input::BadInput),
+        false => error,
     }
 }
 
-/// Whether the caller chose what a service works with.
-fn is_chosen(name: ServiceName, needs: &Needs) -> bool {
+/// Whether the caller named a model that a service is to load.
+fn names_model(name: ServiceName, needs: &Needs) -> bool {
     let measuring = &needs.measuring;
     let is_given = |model: &String| !model.is_empty() && !model.starts_with("builtin:");
     // `builtin:nano-sd+FILE` is the built-in one with the caller's file.
@@ -317,8 +323,7 @@ fn is_chosen(name: ServiceName, needs: &Needs) -> bool {
     };
     let is_image = name == ServiceName::Diffusion;
     let has_safety = is_image && std::env::var_os("DIPTYCH_SAFETY_MODEL").is_some();
-    needs.backends.contains_key(&name)
-        || models.into_iter().any(is_given)
+    models.into_iter().any(is_given)
         || (is_image && image_model.is_some_and(|model| !model.is_empty()))
         || has_safety
 }

@@ -82,7 +82,7 @@ fn a_truncated_checkpoint_is_named_by_file() {
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
     let output = generate_with(&model, folder.path());
-    refused(&output, 1, &["unet/diffusion_pytorch_model.safetensors"]);
+    refused(&output, 2, &["unet/diffusion_pytorch_model.safetensors"]);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_tokenizer_of_another_model_is_named_by_file() {
     )
     .unwrap();
     let output = generate_with(&model, folder.path());
-    refused(&output, 1, &["tokenizer"]);
+    refused(&output, 2, &["tokenizer"]);
 }
 
 #[test]

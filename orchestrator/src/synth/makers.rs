@@ -77,10 +77,15 @@ pub fn check_makers(before: &Makers, now: &Makers, place: &dyn Display) -> Resul
     let Some((name, version)) = before.iter().find(|made| !same(made)) else {
         return Ok(());
     };
-    let now = now.get(name).map_or("absent", String::as_str);
-    let other = anyhow!(
-        "{place} was begun with another {name} ({version}, now {now}); bring it back, or choose another --out"
-    );
+    let way_out = "bring it back, or choose another --out";
+    let other = match (version.as_str(), now.get(name)) {
+        // A model elsewhere may have a name and no hash.
+        ("", None) => anyhow!("{place} was begun with {name}, which is absent now; {way_out}"),
+        (version, now) => {
+            let now = now.map_or("absent", String::as_str);
+            anyhow!("{place} was begun with another {name} ({version}, now {now}); {way_out}")
+        }
+    };
     Err(other.context(BadInput))
 }
 
