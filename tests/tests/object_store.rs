@@ -57,6 +57,15 @@ fn a_run_into_a_bucket_gives_the_dataset_of_a_run_into_a_folder() {
     let rows: Vec<serde_json::Value> =
         serde_json::from_slice(&fs::read(out.join("data.json")).unwrap()).unwrap();
     assert_eq!(rows.len(), 5);
+
+    let mut audit = program("diptych");
+    audit.envs(server.environment());
+    audit.args(["audit", &bucket, "--json"]);
+    let found: serde_json::Value = serde_json::from_slice(&finished(audit).stdout).unwrap();
+    assert_eq!(
+        (&found["kind"], &found["samples"]),
+        (&"dataset".into(), &5.into())
+    );
 }
 
 #[tokio::test]
