@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Runtime};
 
 /// The model's name.
-pub const NAME: &str = "obedient";
+pub(crate) const NAME: &str = "obedient";
 
 /// A running server; it ends when it is dropped.
 #[derive(Debug)]
