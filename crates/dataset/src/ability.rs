@@ -16,7 +16,7 @@ pub use combination::{Combination, MAX_COMBINATIONS, Split, split_of};
 pub use draws::Draws;
 pub use error::{Error, StyleWeightsError};
 pub use file::{Aspect, DialogueExample, FactPath, QuestionTemplate, Shown};
-pub use pictures::{MAX_PICTURES, PictureRule, PictureSets};
+pub use pictures::{MAX_PICTURES, MAX_SETS, PictureRule, PictureSets, SetOrder};
 pub use template::{Slot, Template, TemplateError};
 pub use value::Value;
 
