@@ -30,6 +30,10 @@ fn a_recipe_is_refused_by_the_name_of_what_is_wrong() {
             "abilities = { animal = 3 }\nimage = { steps = 0 }",
             "synth.image.steps",
         ),
+        (
+            "abilities = { one_per_turn = 1 }\ndialogue = { rounds = 2 }",
+            "synth.dialogue.rounds",
+        ),
     ];
     for (text, named) in cases {
         let recipe = folder.path().join("recipe.toml");

@@ -142,6 +142,14 @@ impl Ability {
         self.shown
     }
 
+    /// Fewest rounds of a dialogue that shows `image_count` of its pictures.
+    pub fn min_rounds(&self, image_count: usize) -> usize {
+        match self.shown {
+            Shown::OnePerTurn => image_count.max(1),
+            Shown::Together => 1,
+        }
+    }
+
     /// What a picture model must be able to draw beyond the usual, as a phrase; empty
     /// for nothing.
     pub fn needs(&self) -> &str {
@@ -336,6 +344,7 @@ impl From<&Ability> for pb::Ability {
                 .collect(),
             images_per_sample: ability.images_per_sample,
             needs: ability.needs.clone(),
+            shows_one_image_per_turn: ability.shown == Shown::OnePerTurn,
         }
     }
 }
