@@ -64,7 +64,6 @@ impl DialogueWriter for Author {
             sha256: weights.sha256,
             architecture: weights.architecture.to_owned(),
             parameter_count: weights.parameter_count,
-            ..ModelInfo::default()
         })
     }
 

@@ -73,7 +73,6 @@ impl PromptWriter for Author {
             sha256: weights.sha256,
             architecture: weights.architecture.to_owned(),
             parameter_count: weights.parameter_count,
-            ..ModelInfo::default()
         })
     }
 
