@@ -141,7 +141,7 @@ pub enum Command {
     Audit(AuditArgs),
     /// Keep or drop candidates for an ability's examples, in a page; kept ones enter its file
     #[command(
-        after_help = "Examples:\n  diptych curate animal --pictures\n  diptych curate animal --backend openai -n 40\n  diptych curate animal --from runs/demo/dataset\n\nWithout a browser:\n  diptych curate animal --json > candidates.json\n  diptych curate animal --keep ids.txt\n\nDecisions are written down at once in --out; run it again to go on. Candidates are drawn from the training part: what benchmarks hold out is never shown to a language model."
+        after_help = "Examples:\n  diptych curate animal --pictures\n  diptych curate animal --backend openai -n 40\n  diptych curate animal --backend local --language-model models/qwen3-4b-q4_k_m.gguf\n  diptych curate animal --from runs/demo/dataset\n\nWithout a browser:\n  diptych curate animal --json > candidates.json\n  diptych curate animal --keep ids.txt\n\nDecisions are written down at once in --out; run it again to go on. Candidates are drawn from the training part: what benchmarks hold out is never shown to a language model."
     )]
     Curate(CurateArgs),
     /// Render one picture
@@ -238,8 +238,8 @@ pub struct CurateArgs {
     /// Model of the pictures: a folder in diffusers layout, or a built-in name.
     #[arg(long, default_value = "builtin:nano-sd", value_name = "M")]
     pub model: String,
-    /// Back-end that promptgen and dialogue must have: `grammar` or `openai` [default: what an
-    /// endpoint has, and the grammar in this process].
+    /// Back-end that promptgen and dialogue must have: `grammar`, `openai` or `local` [default: what
+    /// an endpoint has, and the grammar in this process].
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
     /// Seed of the candidates.

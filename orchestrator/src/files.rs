@@ -2,12 +2,15 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     path::Path,
 };
 
 use anyhow::{Context as _, Result};
 use serde::{Serialize, de::DeserializeOwned};
+
+/// Longest line that is read, in bytes: as long as a journal of answers itself reads.
+const MAX_LINE_BYTES: u64 = 256 << 20;
 
 /// Writes a file under a temporary name, makes it durable, and names it.
 ///
@@ -77,4 +80,28 @@ pub(crate) fn read_json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>
         }
     }
     Ok(values)
+}
+
+/// Shows every line that is whole, with its end, and gives where the last of them ends, in bytes. What
+/// is behind was cut short by a kill: nobody was told that it had been written.
+///
+/// # Errors
+/// The file cannot be read, or what `each` says.
+pub(crate) fn each_whole_line<E: From<io::Error>>(
+    file: &File,
+    mut each: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<u64, E> {
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    let mut end = 0;
+    loop {
+        line.clear();
+        let mut bounded = reader.by_ref().take(MAX_LINE_BYTES);
+        bounded.read_until(b'\n', &mut line)?;
+        if line.last() != Some(&b'\n') {
+            return Ok(end);
+        }
+        each(&line)?;
+        end += line.len() as u64;
+    }
 }

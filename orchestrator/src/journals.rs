@@ -12,7 +12,7 @@
 use std::{
     collections::HashSet,
     fs::{File, OpenOptions},
-    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -20,10 +20,7 @@ use anyhow::{Context as _, Result};
 use serde::de::IgnoredAny;
 use sha2::{Digest as _, Sha256};
 
-use crate::suite::JOURNALS;
-
-/// Longest line that is read, in bytes: as long as the journal itself reads.
-const MAX_LINE_BYTES: u64 = 256 << 20;
+use crate::{files::each_whole_line, suite::JOURNALS};
 
 /// Folder of a share's journals; of the only one, the folder of all.
 pub(crate) fn folder(dataset: &Path, index: u32, count: u32) -> PathBuf {
@@ -87,45 +84,26 @@ fn append(own: &Path, others: &[PathBuf]) -> io::Result<u64> {
         return Ok(0);
     }
     let mut known = HashSet::new();
-    let mut end = 0;
-    each_line(&file, |line| {
-        end += line.len() as u64;
+    let end = each_whole_line(&file, |line| {
         known.insert(hash(line));
-        Ok(())
+        Ok::<_, io::Error>(())
     })?;
     // A last line that was not written to its end was no answer yet.
     file.set_len(end)?;
     file.seek(SeekFrom::Start(end))?;
     let mut taken = 0;
     for other in others {
-        each_line(&File::open(other)?, |line| {
+        each_whole_line(&File::open(other)?, |line| {
             // A damaged line is the other's to complain of.
             if serde_json::from_slice::<IgnoredAny>(line).is_ok() && known.insert(hash(line)) {
                 taken += 1;
                 file.write_all(line)?;
             }
-            Ok(())
+            Ok::<_, io::Error>(())
         })?;
     }
     file.sync_all()?;
     Ok(taken)
-}
-
-/// Shows every line that is whole, with its end.
-fn each_line(file: &File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let mut reader = BufReader::new(file);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        reader
-            .by_ref()
-            .take(MAX_LINE_BYTES)
-            .read_until(b'\n', &mut line)?;
-        if line.last() != Some(&b'\n') {
-            return Ok(());
-        }
-        each(&line)?;
-    }
 }
 
 fn hash(line: &[u8]) -> [u8; 32] {

@@ -30,11 +30,15 @@ fn a_recipe_is_refused_by_the_name_of_what_is_wrong() {
             "abilities = { animal = 3 }\nimage = { steps = 0 }",
             "synth.image.steps",
         ),
+        (
+            "abilities = { one_per_turn = 1 }\ndialogue = { rounds = 2 }",
+            "synth.dialogue.rounds",
+        ),
     ];
     for (text, named) in cases {
         let recipe = folder.path().join("recipe.toml");
         fs::write(&recipe, format!("seed = 1\n[synth]\n{text}\n")).unwrap();
-        let out = folder.path().join("out");
+        let out = folder.path().join(named);
         let output = diptych(|command| command.arg("synth").arg(&recipe).arg("--out").arg(&out));
         refused(&output, 2, &[named]);
         assert!(!out.join("shards").exists(), "{text} left something behind");

@@ -14,6 +14,7 @@ use std::{
 };
 
 use dataset::store::{Reader, Root};
+use diptych::synth::gates;
 use futures::TryStreamExt as _;
 use proto::dataset::v1::{Facts, Sample};
 use tests::{finished, program};
@@ -77,6 +78,14 @@ async fn samples_of_several_pictures_are_whole_and_the_same_however_they_are_mad
         assert_pictures_are_of_the_sample(sample);
         assert_pictures_are_shown_once(sample);
         assert_eq!(sample.conversation.as_ref().unwrap().turns.len(), 8);
+        let judged = |gate: &str| {
+            let results = sample.gates.iter();
+            results.filter(|result| result.gate == gate).count()
+        };
+        for gate in [gates::PROMPT_FORM, gates::DUPLICATE, gates::ALIGNMENT_LEAD] {
+            assert_eq!(judged(gate), count, "{gate} of {}", sample.ability);
+        }
+        assert_eq!(judged(gates::DIALOGUE), 1);
     }
     let differences = samples
         .iter()
@@ -165,6 +174,35 @@ async fn exports_hold_every_picture_and_llava_is_read_back() {
     }
     run(&["audit", path(&out)]);
     run(&["audit", path(&llava.join("data.json"))]);
+}
+
+#[test]
+fn a_gate_that_one_picture_of_a_sample_does_not_pass_refuses_the_sample() {
+    let folder = tempfile::tempdir().unwrap();
+    let (head, _) = RECIPE.split_once("[synth.gates]").unwrap();
+    let head = head.replace(
+        "animal = 1, difference = 4, one_per_turn = 2",
+        "difference = 2",
+    );
+    for (bound, gate) in [
+        ("min_pixel_deviation = 127.5", gates::BLANK),
+        ("min_alignment_lead = 2.0", gates::ALIGNMENT_LEAD),
+        // The first has nothing before it but the other of its sample.
+        ("max_duplicate_distance = 255", gates::DUPLICATE),
+        ("max_prompt_similarity = 0.1", gates::NEAR_PROMPT),
+    ] {
+        let recipe = write(folder.path(), &format!("{head}[synth.gates]\n{bound}\n"));
+        let mut program = program("diptych");
+        let out = folder.path().join(gate);
+        program.arg("synth").arg(&recipe).arg("--out").arg(&out);
+        let output = program.output().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{bound} refused nothing");
+        assert!(
+            complaint.contains(&format!("{gate} rejected")),
+            "{complaint}"
+        );
+    }
 }
 
 #[test]

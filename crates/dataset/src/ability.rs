@@ -16,7 +16,7 @@ pub use combination::{Combination, MAX_COMBINATIONS, Split, split_of};
 pub use draws::Draws;
 pub use error::{Error, StyleWeightsError};
 pub use file::{Aspect, DialogueExample, FactPath, QuestionTemplate, Shown};
-pub use pictures::{MAX_PICTURES, PictureRule, PictureSets};
+pub use pictures::{MAX_PICTURES, MAX_SETS, PictureRule, PictureSets, SetOrder};
 pub use template::{Slot, Template, TemplateError};
 pub use value::Value;
 
@@ -140,6 +140,14 @@ impl Ability {
     /// How a dialogue shows several pictures.
     pub fn shown(&self) -> Shown {
         self.shown
+    }
+
+    /// Fewest rounds of a dialogue that shows `image_count` of its pictures.
+    pub fn min_rounds(&self, image_count: usize) -> usize {
+        match self.shown {
+            Shown::OnePerTurn => image_count.max(1),
+            Shown::Together => 1,
+        }
     }
 
     /// What a picture model must be able to draw beyond the usual, as a phrase; empty
@@ -336,6 +344,7 @@ impl From<&Ability> for pb::Ability {
                 .collect(),
             images_per_sample: ability.images_per_sample,
             needs: ability.needs.clone(),
+            shows_one_image_per_turn: ability.shown == Shown::OnePerTurn,
         }
     }
 }

@@ -229,40 +229,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same request may well succeed later.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Unreachable { .. }
-            | Self::Overloaded { .. }
-            | Self::Server { .. }
-            | Self::TimedOut { .. }
-            | Self::Cut { .. }
-            | Self::Malformed { .. } => true,
-            Self::Options(_)
-            | Self::File { .. }
-            | Self::Http(_)
-            | Self::Untrusted { .. }
-            | Self::Unauthorized { .. }
-            | Self::OutOfCredit { .. }
-            | Self::NotFound { .. }
-            | Self::Refused { .. }
-            | Self::Deadline { .. }
-            | Self::Full { .. }
-            | Self::TooLarge { .. }
-            | Self::Truncated { .. }
-            | Self::Declined { .. }
-            | Self::Empty
-            | Self::Schema { .. }
-            | Self::Journal { .. }
-            | Self::Model { .. }
-            | Self::DoesNotFit { .. }
-            | Self::Generation { .. }
-            | Self::Left
-            | Self::Thread(_)
-            | Self::Batch { .. } => false,
-        }
-    }
-
     /// The error with what it quotes of an answer put through `hide`. Refusals are hidden where they
     /// are read; these are found in answers of a good status.
     pub(crate) fn hiding(self, hide: impl Fn(&str) -> String) -> Self {

@@ -58,8 +58,8 @@ pub trait LanguageModel: Send + Sync + 'static {
     async fn answer(&self, question: &Question) -> Result<Answer, Error>;
 }
 
-/// What is known of a model whose weights are here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is known of a model whose weights are here; of one elsewhere nothing, which is the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Weights {
     /// SHA-256 over weights, configuration and tokenizer, lower-case hexadecimal.
     pub sha256: String,

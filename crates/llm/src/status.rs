@@ -10,6 +10,12 @@ use crate::Error;
 const OVERLOAD_PAUSE: Duration = Duration::from_secs(5);
 
 impl Error {
+    /// Whether the same request may well succeed later: the server is away, or has too much to do. A
+    /// bound of our own that was reached is not passed by asking again.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind(), Kind::Unavailable { .. }) || matches!(self, Self::Overloaded { .. })
+    }
+
     /// Whether every other item of a request would fail of it too, so that the request had better end
     /// with it.
     pub fn ends_request(&self) -> bool {

@@ -8,7 +8,11 @@
 
 mod tiny_model;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use llm::{Error, LanguageModel as _, Local, LocalOptions, Message, Picture, Question, Schema};
 use serde_json::{Value, json};
@@ -120,6 +124,7 @@ async fn a_caller_that_leaves_frees_the_model_within_one_step_and_a_full_line_is
     assert!(!asking.is_finished());
 
     asking.abort();
+    let started_at = Instant::now();
     let answered = async {
         while let Err(error) = model.answer(&short).await {
             assert!(matches!(error, Error::Full { .. }), "{error}");
@@ -127,6 +132,15 @@ async fn a_caller_that_leaves_frees_the_model_within_one_step_and_a_full_line_is
         }
     };
     timeout(Duration::from_secs(30), answered).await.unwrap();
+    // It was freed, and did not just come to the end of the long answer: that takes far longer.
+    let freed_in = started_at.elapsed();
+    let long = question("Tell me everything.", endless(), 1);
+    let whole = timeout(20 * freed_in, model.answer(&long)).await;
+    assert!(
+        whole.is_err(),
+        "the long answer takes less than {:?}",
+        20 * freed_in
+    );
 }
 
 #[tokio::test]

@@ -22,6 +22,13 @@ pub(crate) struct AbilityFile {
     path: PathBuf,
 }
 
+/// Another process writes into the file at this moment.
+#[derive(Debug, thiserror::Error)]
+#[error("another `diptych curate` is writing {path}; save again")]
+pub(crate) struct Taken {
+    path: String,
+}
+
 /// The examples of a file.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Held {
@@ -103,9 +110,12 @@ impl AbilityFile {
     /// Enters what does not stand there yet, in order, and counts it.
     ///
     /// # Errors
-    /// As [`held`](Self::held), before and after; or the file cannot be written. It is then as it
-    /// was.
+    /// As [`held`](Self::held), before and after; [`Taken`]; or the file cannot be written. It is then
+    /// as it was.
     pub(crate) fn enter(&self, entries: &[Entry]) -> Result<Counts> {
+        // What is read now is what others have entered until now, and nobody enters until it is
+        // replaced.
+        let _lock = self.lock()?;
         let text = self.read()?;
         let mut held = Held::of(&self.load(&text)?);
         let mut document: DocumentMut = text
@@ -134,6 +144,30 @@ impl AbilityFile {
             self.replace(&document.to_string())?;
         }
         Ok(counts)
+    }
+
+    /// The right to replace the file, until the handle is dropped. A file of its own bears the lock,
+    /// since the ability's is another one after each replacement.
+    fn lock(&self) -> Result<fs::File> {
+        let place = self
+            .path
+            .with_file_name(format!(".{}.toml.lock", self.ability));
+        let mut options = fs::OpenOptions::new();
+        let file = options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&place);
+        let file = file.with_context(|| format!("cannot write {}", place.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => Err(anyhow::Error::new(Taken {
+                path: self.path.display().to_string(),
+            })),
+            Err(fs::TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", place.display()))
+            }
+        }
     }
 
     fn replace(&self, text: &str) -> Result<()> {

@@ -1,8 +1,7 @@
 //! What is shown to a person: a sample, and the entries that could be made of it.
 
-use anyhow::{Result, bail, ensure};
 use dataset::identity::sha256_hex;
-use proto::dataset::v1::{Conversation, Facts, Role, Subject};
+use proto::dataset::v1::{Conversation, Facts, Role, Subject, Turn};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::CurateKind;
@@ -57,6 +56,25 @@ pub(crate) enum Entry {
     },
 }
 
+/// A field of what a person sent that breaks a rule.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub(crate) struct BadField {
+    /// Its path.
+    pub(crate) field: String,
+    /// The rule.
+    reason: String,
+}
+
+impl BadField {
+    pub(crate) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
 /// Longest text of an example: far above what a prompt of sixty words or an answer takes.
 const MAX_CHARACTERS: usize = 1000;
 
@@ -97,10 +115,10 @@ impl Entry {
     ///
     /// # Errors
     /// Another kind than the original's, or a text that is empty, too long, or no plain text.
-    pub(crate) fn replacing(self, original: &Self) -> Result<Self> {
+    pub(crate) fn replacing(self, original: &Self) -> Result<Self, BadField> {
         let entry = match (self, original) {
             (Self::Prompt { text }, Self::Prompt { .. }) => Self::Prompt {
-                text: plain(&text, "prompt")?,
+                text: plain(&text, "text")?,
             },
             (
                 Self::Dialogue {
@@ -114,7 +132,10 @@ impl Entry {
                 question: plain(&question, "question")?,
                 answer: plain(&answer, "answer")?,
             },
-            _ => bail!("a prompt cannot replace a dialogue, nor the other way"),
+            _ => {
+                let rule = "a prompt cannot replace a dialogue, nor the other way";
+                return Err(BadField::new("entry.kind", rule));
+            }
         };
         Ok(entry)
     }
@@ -134,31 +155,52 @@ fn spaced(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn plain(text: &str, name: &str) -> Result<String> {
+fn plain(text: &str, name: &str) -> Result<String, BadField> {
     let text = spaced(text);
-    ensure!(!text.is_empty(), "the {name} is empty");
+    let bad = |rule: String| Err(BadField::new(format!("entry.{name}"), rule));
     let count = text.chars().count();
-    ensure!(
-        count <= MAX_CHARACTERS,
-        "the {name} has {count} characters; {MAX_CHARACTERS} is the most"
-    );
-    let is_plain = !text.chars().any(char::is_control);
-    ensure!(is_plain, "the {name} holds control characters");
+    if count == 0 {
+        return bad("it is empty".to_owned());
+    }
+    if count > MAX_CHARACTERS {
+        return bad(format!(
+            "it has {count} characters; {MAX_CHARACTERS} is the most"
+        ));
+    }
+    if text.chars().any(char::is_control) {
+        return bad("it holds control characters".to_owned());
+    }
     Ok(text)
 }
 
-/// What can be kept of a prompt and its conversation; texts that no example may have are left out.
-pub(super) fn entries(prompt: &str, conversation: Option<&Conversation>) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    entries.extend(plain(prompt, "prompt").map(|text| Entry::Prompt { text }));
+/// Several prompts as one text, as `[[dialogue_examples]]` name the pictures of a sample.
+pub(super) fn joined(prompts: &[&str]) -> String {
+    prompts.join(" and ")
+}
+
+/// What can be kept of the prompts of a sample and its conversation: each prompt for itself, and each
+/// round with the prompts of the pictures that it is about. Texts that no example may have are left out.
+pub(super) fn entries(prompts: &[&str], conversation: Option<&Conversation>) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for prompt in prompts
+        .iter()
+        .filter_map(|prompt| plain(prompt, "text").ok())
+    {
+        let entry = Entry::Prompt { text: prompt };
+        if !entries.contains(&entry) {
+            entries.push(entry);
+        }
+    }
     let turns = conversation.map_or(&[][..], |conversation| &conversation.turns);
+    let mut seen: Vec<&str> = Vec::new();
     for round in turns.windows(2) {
         let [question, answer] = round else { continue };
         if question.role() != Role::User || answer.role() != Role::Assistant {
             continue;
         }
+        let about = about(question, prompts, &mut seen);
         let texts = (
-            plain(prompt, "prompt"),
+            plain(&about, "prompt"),
             plain(&question.text, "question"),
             plain(&answer.text, "answer"),
         );
@@ -171,6 +213,21 @@ pub(super) fn entries(prompt: &str, conversation: Option<&Conversation>) -> Vec<
         }
     }
     entries
+}
+
+/// The prompts that a question is about: that of the one picture which it shows, or else those of all
+/// that were shown until then.
+fn about<'a>(question: &Turn, prompts: &[&'a str], seen: &mut Vec<&'a str>) -> String {
+    let shown = question.image_index.iter();
+    let shown: Vec<&str> = shown
+        .filter_map(|&index| prompts.get(index as usize).copied())
+        .collect();
+    seen.extend(&shown);
+    match (shown.as_slice(), seen.as_slice()) {
+        ([one], _) => (*one).to_owned(),
+        (_, []) => joined(prompts),
+        (_, seen) => joined(seen),
+    }
 }
 
 /// The facts, a line each.

@@ -4,28 +4,18 @@ use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context as _, Result, anyhow};
 use dataset::{
-    identity::{SampleId, SampleKey},
+    identity::SampleId,
     store::{Location, Reader},
 };
-use futures::StreamExt as _;
-use proto::{
-    dataset::v1::{Conversation, Image, ItemFailure, Prompt, PromptSyntax, Sample, image::Content},
-    dialogue::v1::DialogueItem,
-    diffusion::v1::ImageItem,
-    promptgen::v1::{GeneratePromptsRequest, PromptItem, PromptSplit},
-};
+use proto::dataset::v1::{Sample, image::Content};
 
 use super::{
-    Candidate, Curation,
-    candidate::{Plate, entries, lines},
+    Candidate, Curation, Errand,
+    candidate::{Plate, entries, joined, lines},
 };
 use crate::{
-    bad_input::{BadInput, refusal},
-    cli::CurateKind,
+    bad_input::BadInput,
     progress::{Progress, warn},
-    recipe::{DialogueSettings, ImageSettings},
-    suite::{ServiceName, Suite},
-    synth::stages::{self, Outcomes},
 };
 
 /// Candidates wanted.
@@ -43,21 +33,6 @@ pub(crate) enum Source {
     /// A dataset has them.
     Dataset(Box<Reader>, Location),
 }
-
-/// What services are asked for.
-pub(crate) struct Errand {
-    pub(crate) suite: Suite,
-    pub(crate) seed: u64,
-    pub(crate) kind: CurateKind,
-    /// Model of the pictures, where there are to be any.
-    pub(crate) image_model: Option<String>,
-}
-
-/// Slots that a curation may ask for: more than any ability has prompts, so that no slot has a
-/// second place.
-const SLOT_COUNT: u64 = 1 << 32;
-/// Requests after which too few candidates are what there is.
-const MAX_REQUESTS: usize = 8;
 
 /// Fills the journal until as many candidates as asked for wait for a decision, or the source has no
 /// more.
@@ -84,191 +59,8 @@ pub(crate) async fn gather(curation: &mut Curation, request: &Request) -> Result
     Ok(())
 }
 
-impl Errand {
-    async fn run(&self, curation: &mut Curation, wanted: usize, progress: &Progress) -> Result<()> {
-        let mut failure = None;
-        for _ in 0..MAX_REQUESTS {
-            let before = curation.open_count();
-            if before >= wanted {
-                return Ok(());
-            }
-            let slots = self.next_slots(curation, wanted - before);
-            failure = self.ask(curation, slots).await?.or(failure);
-            let now = curation.open_count();
-            progress.set(now as u64, wanted as u64, "");
-            if now == before {
-                break;
-            }
-        }
-        match failure {
-            Some(failure) if curation.open_count() == 0 => Err(refusal(&failure)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Places of this seed's order that nobody was asked for yet.
-    fn next_slots(&self, curation: &Curation, count: usize) -> std::ops::Range<u64> {
-        let origin = self.origin();
-        let own = curation.journal.candidates().iter();
-        let own = own.filter(|found| found.origin == origin);
-        let first = own
-            .filter_map(|found| found.slot)
-            .max()
-            .map_or(0, |slot| slot + 1);
-        first..first + count as u64
-    }
-
-    fn origin(&self) -> String {
-        format!("seed {}", self.seed)
-    }
-
-    /// Asks for the candidates of these slots; a failure of one of them is given, and the others stay.
-    async fn ask(
-        &self,
-        curation: &mut Curation,
-        slots: std::ops::Range<u64>,
-    ) -> Result<Option<ItemFailure>> {
-        let ability = curation.ability().to_owned();
-        let ids = slots.map(|slot| (slot, self.id(&ability, slot)));
-        let ids: Vec<(u64, SampleId)> = ids.collect();
-        let request = self.prompt_request(curation, &ids);
-        let mut failures = Vec::new();
-        let prompts = stages::prompts(&self.suite, request).await?;
-        let prompts = in_order(&ids, prompts, &mut failures);
-        let images = self.images(&prompts, &mut failures).await?;
-        let dialogues = self.dialogues(&prompts, &images, &mut failures).await?;
-        for (slot, id, prompt) in prompts {
-            let image = images.iter().find(|(of, _)| *of == id);
-            let conversation = dialogues.iter().find(|(of, _)| *of == id);
-            let sample = Sample {
-                id: id.to_string(),
-                prompts: vec![prompt],
-                images: image.map(|(_, image)| image.clone()).into_iter().collect(),
-                conversation: conversation.map(|(_, written)| written.clone()),
-                ..Sample::default()
-            };
-            add(curation, &sample, self.origin(), Some(slot))?;
-        }
-        Ok(failures.into_iter().next())
-    }
-
-    fn id(&self, ability: &str, slot: u64) -> SampleId {
-        let key = SampleKey {
-            recipe_seed: self.seed,
-            ability,
-            slot,
-            attempt: 0,
-        };
-        key.id()
-    }
-
-    fn prompt_request(
-        &self,
-        curation: &Curation,
-        ids: &[(u64, SampleId)],
-    ) -> GeneratePromptsRequest {
-        let item = |&(slot, id): &(u64, SampleId)| PromptItem {
-            sample_id: id.to_string(),
-            slot,
-            attempt: 0,
-            picture: 0,
-        };
-        // What stands in the file already is no candidate.
-        let held = curation.held.prompts.iter().flat_map(|entry| entry.texts());
-        GeneratePromptsRequest {
-            ability: curation.ability().to_owned(),
-            items: ids.iter().map(item).collect(),
-            seed: self.seed,
-            slot_count: SLOT_COUNT,
-            split: PromptSplit::Training.into(),
-            excluded_texts: held.map(str::to_owned).collect(),
-            syntax: PromptSyntax::Webui.into(),
-            ..GeneratePromptsRequest::default()
-        }
-    }
-
-    async fn images(
-        &self,
-        prompts: &[Written],
-        failures: &mut Vec<ItemFailure>,
-    ) -> Result<Vec<(SampleId, Image)>> {
-        let Some(model) = &self.image_model else {
-            return Ok(Vec::new());
-        };
-        // A service in this process was started with the model; a remote one is told its name.
-        let model = match self.suite.is_embedded(ServiceName::Diffusion) {
-            true => String::new(),
-            false => model.clone(),
-        };
-        let settings = ImageSettings {
-            model,
-            ..ImageSettings::default()
-        };
-        let item = |(_, id, prompt): &Written| ImageItem {
-            sample_id: id.to_string(),
-            prompt: prompt.text.clone(),
-            negative_prompt: prompt.negative_text.clone(),
-            seed: id.image_seed().into(),
-            ..ImageItem::default()
-        };
-        let items = prompts.iter().map(item).collect();
-        let images = stages::images(&self.suite, &settings, items, || ()).await?;
-        let ids: Vec<(u64, SampleId)> = prompts.iter().map(|&(slot, id, _)| (slot, id)).collect();
-        let images = in_order(&ids, images, failures).into_iter();
-        Ok(images
-            .map(|(_, id, rendered)| (id, rendered.image))
-            .collect())
-    }
-
-    async fn dialogues(
-        &self,
-        prompts: &[Written],
-        images: &[(SampleId, Image)],
-        failures: &mut Vec<ItemFailure>,
-    ) -> Result<Vec<(SampleId, Conversation)>> {
-        if self.kind == CurateKind::Prompts || prompts.is_empty() {
-            return Ok(Vec::new());
-        }
-        let item = |(_, id, prompt): &Written| DialogueItem {
-            sample_id: id.to_string(),
-            prompts: vec![prompt.clone()],
-            images: images
-                .iter()
-                .filter(|(of, _)| of == id)
-                .map(|(_, image)| image.clone())
-                .collect(),
-        };
-        let items = prompts.iter().map(item).collect();
-        let settings = DialogueSettings::default();
-        let written = stages::dialogues(&self.suite, self.seed, &settings, items).await?;
-        let ids: Vec<(u64, SampleId)> = prompts.iter().map(|&(slot, id, _)| (slot, id)).collect();
-        let written = in_order(&ids, written, failures).into_iter();
-        Ok(written
-            .map(|(_, id, conversation)| (id, conversation))
-            .collect())
-    }
-}
-
-type Written = (u64, SampleId, Prompt);
-
-/// Outcomes in the order of their slots, and the failures apart.
-fn in_order<T>(
-    ids: &[(u64, SampleId)],
-    mut outcomes: Outcomes<T>,
-    failures: &mut Vec<ItemFailure>,
-) -> Vec<(u64, SampleId, T)> {
-    let mut done = Vec::new();
-    for &(slot, id) in ids {
-        match outcomes.remove(&id.to_string()) {
-            Some(Ok(made)) => done.push((slot, id, made)),
-            Some(Err(failure)) => failures.push(failure),
-            None => {}
-        }
-    }
-    done
-}
-
-/// Takes a dataset's samples that were not taken before.
+/// Takes a dataset's samples that were not taken before: shard by shard of this ability, until there
+/// are enough. A damaged shard is told, and those behind it are read all the same.
 async fn take(
     curation: &mut Curation,
     reader: &Reader,
@@ -277,31 +69,64 @@ async fn take(
 ) -> Result<()> {
     let known = curation.journal.candidates().iter();
     let known: HashSet<String> = known.map(|found| found.sample_id.clone()).collect();
-    let (mut abilities, ability) = (BTreeSet::new(), curation.ability().to_owned());
-    let mut samples = std::pin::pin!(reader.samples());
+    let ability = curation.ability().to_owned();
+    let shards = reader.partitions().iter();
+    let mut shards = shards.filter(|(partition, _)| partition.ability == ability);
+    let (mut is_known, mut damage) = (false, None);
     while curation.open_count() < wanted
-        && let Some(sample) = samples.next().await
+        && let Some((_, manifest)) = shards.next()
     {
-        let sample = sample.map_err(|error| anyhow::Error::new(error).context(BadInput))?;
-        if sample.ability == ability && !known.contains(&sample.id) {
-            add(curation, &sample, place.to_string(), None)?;
+        is_known = true;
+        let samples = match reader.samples_of(manifest).await {
+            Ok(samples) => samples,
+            Err(error) => {
+                let error = anyhow::Error::new(error).context(BadInput);
+                warn(&format!(
+                    "a shard of {place} is left out: {:#}",
+                    error.root_cause()
+                ));
+                damage = damage.or(Some(error));
+                continue;
+            }
+        };
+        for sample in samples {
+            if curation.open_count() >= wanted {
+                break;
+            }
+            if !known.contains(&sample.id) {
+                add(curation, &sample, place.to_string(), None)?;
+            }
         }
-        abilities.insert(sample.ability);
     }
-    if abilities.contains(&ability) {
-        return Ok(());
+    match damage {
+        Some(damage) if curation.open_count() == 0 => Err(damage),
+        _ if is_known => Ok(()),
+        _ => Err(without(reader, place, &ability)),
     }
-    let abilities: Vec<String> = abilities.into_iter().collect();
+}
+
+/// The complaint of a dataset without a sample of an ability.
+fn without(reader: &Reader, place: &Location, ability: &str) -> anyhow::Error {
+    let partitions = reader.partitions().keys();
+    let abilities: BTreeSet<&str> = partitions
+        .map(|partition| partition.ability.as_str())
+        .collect();
+    let abilities: Vec<&str> = abilities.into_iter().collect();
     let none = anyhow!(
         "{place} has no sample of the ability `{ability}`; it has {}",
         abilities.join(", ")
     );
-    Err(none.context(BadInput))
+    none.context(BadInput)
 }
 
 /// Puts a sample into the journal, its pictures first: their files have the sample's id, which a
 /// dataset of somebody's making may have as anything.
-fn add(curation: &mut Curation, sample: &Sample, origin: String, slot: Option<u64>) -> Result<()> {
+pub(super) fn add(
+    curation: &mut Curation,
+    sample: &Sample,
+    origin: String,
+    slot: Option<u64>,
+) -> Result<()> {
     let id: SampleId = sample.id.parse().context(BadInput)?;
     let mut pictures = Vec::new();
     for (index, image) in sample.images.iter().enumerate() {
@@ -320,7 +145,7 @@ fn add(curation: &mut Curation, sample: &Sample, origin: String, slot: Option<u6
         pictures.push(plate);
     }
     let prompts = sample.prompts.iter().map(|prompt| prompt.text.as_str());
-    let prompt = prompts.collect::<Vec<_>>().join(" / ");
+    let prompts: Vec<&str> = prompts.collect();
     let facts = sample
         .prompts
         .iter()
@@ -329,9 +154,9 @@ fn add(curation: &mut Curation, sample: &Sample, origin: String, slot: Option<u6
         sample_id: sample.id.clone(),
         origin,
         slot,
-        entries: entries(&prompt, sample.conversation.as_ref()),
+        entries: entries(&prompts, sample.conversation.as_ref()),
         facts: facts.flat_map(lines).collect(),
-        prompt,
+        prompt: joined(&prompts),
         pictures,
     })
 }

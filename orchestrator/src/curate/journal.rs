@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    io::{Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -64,9 +64,13 @@ impl Journal {
         fs::create_dir_all(folder.join(PICTURES))
             .with_context(|| format!("cannot write the folder {}", folder.display()))
             .context(BadInput)?;
+        // Nothing is read before it is nobody else's: what another process writes meanwhile would be
+        // cut away as half a line.
+        let places = ["decisions.jsonl", "candidates.jsonl"].map(|name| folder.join(name));
+        let [decision_lines, candidate_lines] = [locked(&places[0])?, locked(&places[1])?];
         own(folder, ability)?;
-        let (decision_lines, decisions) = lines::<Decision>(&folder.join("decisions.jsonl"))?;
-        let (candidate_lines, candidates) = lines(&folder.join("candidates.jsonl"))?;
+        let decisions = lines::<Decision>(&decision_lines, &places[0])?;
+        let candidates = lines(&candidate_lines, &places[1])?;
         Ok(Self {
             folder: folder.to_owned(),
             candidates,
@@ -154,32 +158,32 @@ fn own(folder: &Path, ability: &str) -> Result<()> {
     }
 }
 
-/// Opens a file of one JSON object per line. The line that a kill cut short is taken away: nobody was
-/// told that it had been written.
-fn lines<T: DeserializeOwned>(path: &Path) -> Result<(File, Vec<T>)> {
-    let open = || -> std::io::Result<(File, String)> {
-        let mut options = OpenOptions::new();
-        let mut file = options.read(true).append(true).create(true).open(path)?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
-        let whole = text.iter().rposition(|&byte| byte == b'\n');
-        text.truncate(whole.map_or(0, |end| end + 1));
-        let text = String::from_utf8_lossy(&text).into_owned();
-        Ok((file, text))
-    };
-    let (file, text) = open().with_context(|| format!("cannot open {}", path.display()))?;
+/// Opens a file of lines for this process alone.
+fn locked(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).append(true).create(true).open(path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     if file.try_lock().is_err() {
         let taken = anyhow!("another `diptych curate` has {}", path.display());
         return Err(taken.context(BadInput));
     }
-    cut(&file, text.len() as u64).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(file)
+}
+
+/// Reads a file of one JSON object per line. The line that a kill cut short is taken away: nobody was
+/// told that it had been written.
+fn lines<T: DeserializeOwned>(file: &File, path: &Path) -> Result<Vec<T>> {
     let mut values = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let value = serde_json::from_str(line)
-            .with_context(|| format!("{}:{} is damaged", path.display(), number + 1));
-        values.push(value.context(BadInput)?);
-    }
-    Ok((file, values))
+    let end = files::each_whole_line(file, |line| {
+        let value = serde_json::from_slice(line);
+        let value = value
+            .with_context(|| format!("{}:{} is damaged", path.display(), values.len() + 1))
+            .context(BadInput)?;
+        values.push(value);
+        Ok::<_, anyhow::Error>(())
+    })?;
+    cut(file, end).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(values)
 }
 
 fn cut(mut file: &File, size_bytes: u64) -> std::io::Result<()> {

@@ -1,24 +1,26 @@
 //! In-context examples that grow by curation: candidates are gathered, a person keeps or drops them,
 //! and what was kept enters the ability's file.
 //!
-//! [`gather`] asks the services or reads a dataset → [`journal`] keeps candidates and decisions on
+//! [`gather`] asks the services, by [`errand`], or reads a dataset → [`journal`] keeps candidates and decisions on
 //! the disk → [`page`] shows them on a loopback address → [`ability_file`] writes.
 
 mod ability_file;
 mod candidate;
+mod errand;
 mod gather;
 mod journal;
 mod page;
 
 use std::{collections::HashSet, path::Path};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 pub(crate) use self::{
     ability_file::AbilityFile,
-    candidate::{Candidate, Entry},
-    gather::{Errand, Request, Source, gather},
+    candidate::{BadField, Candidate, Entry},
+    errand::Errand,
+    gather::{Request, Source, gather},
     journal::{Journal, Verdict},
     page::{Listen, serve},
 };
@@ -96,7 +98,7 @@ impl Curation {
         self.journal.folder()
     }
 
-    /// Whether there is an entry of this id.
+    /// Whether there is an entry of this id among those that are curated now.
     pub(crate) fn has(&self, id: &str) -> bool {
         self.entry(id).is_some()
     }
@@ -203,10 +205,11 @@ impl Curation {
         edited: Option<Entry>,
     ) -> Result<()> {
         let Some(original) = self.entry(id).cloned() else {
-            return Err(anyhow!("there is no candidate with the id `{id}`").context(BadInput));
+            let unknown = BadField::new("id", format!("there is no candidate `{id}`"));
+            return Err(anyhow::Error::new(unknown).context(BadInput));
         };
         let entry = match edited {
-            Some(edited) => edited.replacing(&original)?,
+            Some(edited) => edited.replacing(&original).context(BadInput)?,
             None => self.text_of(id, &original).clone(),
         };
         self.journal.decide(Decision {
@@ -218,19 +221,19 @@ impl Curation {
 
     fn entry(&self, id: &str) -> Option<&Entry> {
         let candidates = self.journal.candidates().iter();
-        let mut entries = candidates.flat_map(|candidate| &candidate.entries);
-        entries.find(|entry| entry.id() == id)
+        let mut entries = candidates.flat_map(|candidate| self.entries(candidate));
+        let (_, entry) = entries.find(|(own, _)| own == id)?;
+        Some(entry)
     }
 
-    /// Enters what is kept into the ability's file.
+    /// Enters what is kept, and curated now, into the ability's file.
     ///
     /// # Errors
     /// The file would not be one that the suite loads, or cannot be written; it is then as it was.
     pub(crate) fn save(&mut self) -> Result<Counts> {
         let candidates = self.journal.candidates().iter();
-        let entries = candidates.flat_map(|found| &found.entries);
-        let ids = entries.map(|entry| (entry.id(), entry));
-        let kept = ids.filter(|(id, entry)| self.state(id, entry) == State::Kept);
+        let entries = candidates.flat_map(|candidate| self.entries(candidate));
+        let kept = entries.filter(|(id, entry)| self.state(id, entry) == State::Kept);
         let kept: Vec<Entry> = kept
             .map(|(id, entry)| self.text_of(&id, entry).clone())
             .collect();

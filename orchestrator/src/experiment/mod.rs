@@ -7,6 +7,7 @@
 //! * `record`: what is written down about the run.
 //! * `synthesis`, `training`, `benchmark`, `evaluation`: the steps, in their order.
 
+mod advice;
 mod benchmark;
 mod evaluation;
 mod folder;

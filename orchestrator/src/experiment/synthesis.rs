@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, ensure};
 use dataset::{plan::Partition, store::Location};
 
-use super::Run;
+use super::{Run, advice::advice};
 use crate::{
     progress::{Progress, warn},
     suite::Suite,
@@ -149,7 +149,8 @@ fn check_yield(summary: &Summary, wanted: u64) -> Result<()> {
     let reasons = counts.collect::<Vec<_>>().join(", ");
     ensure!(
         accepted > 0,
-        "not one of {wanted} samples was accepted: {reasons}; loosen that gate under [synth.gates], or raise `synth.max_attempts`, and choose another --out"
+        "not one of {wanted} samples was accepted: {reasons}; {}, and choose another --out",
+        advice(&summary.rejected)
     );
     warn(&format!(
         "{accepted} of {wanted} samples were accepted, {missing} could not be made within the attempts: {reasons}"

@@ -1,6 +1,7 @@
 //! What a recipe's abilities ask of the other stages, looked at before any work.
 
 use anyhow::{Result, anyhow};
+use proto::dataset::v1::Ability;
 
 use super::stages;
 use crate::{
@@ -12,8 +13,8 @@ use crate::{
 /// Models with this name draw single things in a scene, and no more.
 const SMALL_MODELS: &str = "builtin:nano";
 
-/// Refuses a recipe whose image model cannot draw what an ability needs, or whose evaluation would ask
-/// about one picture where a sample has several.
+/// Refuses a recipe whose image model cannot draw what an ability needs, whose dialogues end before they
+/// have shown every picture, or whose evaluation would ask about one picture where a sample has several.
 ///
 /// # Errors
 /// As said, as bad input; or promptgen does not answer.
@@ -21,6 +22,7 @@ pub async fn check(suite: &Suite, recipe: &Recipe) -> Result<()> {
     let mut model = recipe.synth.image.model.clone();
     for name in recipe.synth.abilities.keys() {
         let ability = stages::ability(suite, name).await?;
+        check_rounds(&ability, recipe.synth.dialogue.rounds)?;
         if ability.images_per_sample > 1 && recipe.eval.is_some() {
             let complaint = anyhow!(
                 "the evaluation asks about one picture, and samples of ability `{name}` have {}: leave the ability or [eval] out",
@@ -44,4 +46,20 @@ pub async fn check(suite: &Suite, recipe: &Recipe) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn check_rounds(ability: &Ability, round_count: u32) -> Result<()> {
+    let Ability {
+        name,
+        images_per_sample: image_count,
+        shows_one_image_per_turn,
+        ..
+    } = ability;
+    if !shows_one_image_per_turn || round_count >= *image_count {
+        return Ok(());
+    }
+    let complaint = anyhow!(
+        "`synth.dialogue.rounds` is {round_count}, and dialogues of ability `{name}` show {image_count} pictures one by one: ask for {image_count} rounds or more"
+    );
+    Err(complaint.context(BadInput))
 }

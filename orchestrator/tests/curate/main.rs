@@ -6,14 +6,17 @@
     reason = "a test ends at its first surprise"
 )]
 
+mod browser;
 mod page;
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 
+use browser::Browser;
 use page::Page;
 use serde_json::{Value, json};
 
@@ -27,7 +30,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         fs::create_dir(folder.path().join("abilities")).unwrap();
-        for name in ["shared.toml", "animal.toml"] {
+        for name in ["shared.toml", "animal.toml", "one_per_turn.toml"] {
             let from = checkout.join("abilities").join(name);
             fs::copy(from, folder.path().join("abilities").join(name)).unwrap();
         }
@@ -55,10 +58,16 @@ impl Bench {
     fn curate_ability(&self, ability: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_diptych"));
         command
-            .args(["curate", ability, "-n", "3", "--assets"])
+            .args(["curate", ability, "--assets"])
             .arg(self.folder.path())
             .arg("--out")
             .arg(self.out())
+            .args(
+                (!arguments.contains(&"-n"))
+                    .then_some(["-n", "3"])
+                    .iter()
+                    .flatten(),
+            )
             .args(arguments)
             .env_remove("REDIS_URL");
         command
@@ -161,11 +170,170 @@ fn a_file_that_would_not_load_is_named_and_stays_as_it_is() {
     empty["text"] = json!("  ");
     let (status, answer) =
         page.try_post("decisions", &said(&empty, "keep").to_string(), &page.own());
+    let complaint: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(
-        (status, answer.contains("is empty")),
-        (500, true),
+        (status, &complaint["field"]),
+        (400, &json!("entry.text")),
         "{answer}"
     );
+    for (body, field) in [
+        ("{", "body"),
+        (r#"{"id": "0", "verdict": "perhaps"}"#, "body"),
+        (r#"{"id": "0", "verdict": "keep"}"#, "id"),
+    ] {
+        let (status, answer) = page.try_post("decisions", body, &page.own());
+        let complaint: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(
+            (status, &complaint["field"]),
+            (400, &json!(field)),
+            "{answer}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_another_process_writes_is_left_alone_and_what_it_wrote_stays() {
+    let bench = Bench::new();
+    let page = Page::open(bench.curate(&["--kind", "prompts"]));
+    page.post(
+        "decisions",
+        &said(&open_entry(&page.state(), "prompt"), "keep"),
+    );
+    let before = bench.text();
+    let lock = bench.file().with_file_name(".animal.toml.lock");
+    let lock = fs::File::create(lock).unwrap();
+    lock.lock().unwrap();
+    let (status, answer) = page.try_post("save", "{}", &page.own());
+    assert_eq!(
+        (status, answer.contains("save again")),
+        (409, true),
+        "{answer}"
+    );
+    assert_eq!(bench.text(), before);
+    // The other one enters an example of its own meanwhile.
+    let other = before.replacen(
+        "prompt_examples = [",
+        "prompt_examples = [\n  \"((yak)), attic\",",
+        1,
+    );
+    fs::write(bench.file(), other).unwrap();
+    drop(lock);
+    let saved = page.post("save", &json!({}));
+    assert_eq!(saved["entered"]["prompts"], 1);
+    assert!(bench.text().contains("((yak)), attic"));
+}
+
+#[test]
+fn the_last_edit_before_a_page_is_left_or_closed_is_written_down() {
+    let bench = Bench::new();
+    let page = Page::open(bench.curate(&["--kind", "prompts"]));
+    let mut browser = Browser::start(bench.folder.path());
+    for leaving in ["left", "closed"] {
+        let tab = browser.open(&page.url());
+        // Kept, edited and left at once: no pause of the page's own has passed.
+        let script = format!(
+            "new Promise(done => {{
+              const look = () => {{
+                const row = document.querySelector('.entry[data-state=open]');
+                if (!row) return setTimeout(look, 20);
+                row.querySelector('.keep').click();
+                const area = row.querySelector('textarea');
+                area.value = '((fox)), {leaving} in haste';
+                area.dispatchEvent(new Event('input', {{ bubbles: true }}));
+                done(row.dataset.id);
+              }};
+              look();
+            }})"
+        );
+        let id = browser.run(&tab, &script);
+        match leaving {
+            "left" => browser.go(&tab, "about:blank"),
+            _ => browser.close(tab),
+        }
+        let expected = format!("((fox)), {leaving} in haste");
+        let started_at = Instant::now();
+        loop {
+            let state = page.state();
+            let cards = state["cards"].as_array().unwrap().iter();
+            let mut entries = cards.flat_map(|card| card["entries"].as_array().unwrap());
+            let entry = entries.find(|entry| entry["id"] == id).unwrap();
+            if entry["text"] == expected.as_str() && entry["state"] == "kept" {
+                break;
+            }
+            assert!(
+                started_at.elapsed() < Duration::from_secs(30),
+                "the edit is lost: {entry}"
+            );
+        }
+    }
+}
+
+#[test]
+fn pictures_of_one_sample_are_examples_of_their_own_and_only_the_kind_asked_for_is_entered() {
+    let bench = Bench::new();
+    let listed = bench.curate_ability("one_per_turn", &["--json"]);
+    let cards = json!({ "cards": listed_cards(listed) });
+    let first = &cards["cards"][0]["entries"];
+    let texts = |kind: &str, key: &str| -> Vec<String> {
+        let entries = first.as_array().unwrap().iter();
+        let own = entries.filter(|entry| entry["kind"] == kind);
+        own.map(|entry| entry[key].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let prompts = texts("prompt", "text");
+    assert_eq!(prompts.len(), 3, "{first}");
+    assert!(prompts.iter().all(|text| text.matches("((").count() == 1));
+    // One picture in each turn, so each round is about its own.
+    assert_eq!(texts("dialogue", "prompt"), prompts);
+
+    let ids = bench.folder.path().join("ids.txt");
+    let id = |kind| open_entry(&cards, kind)["id"].as_str().unwrap().to_owned();
+    fs::write(&ids, id("prompt")).unwrap();
+    let keep = ["--keep", ids.to_str().unwrap(), "--kind", "dialogues"];
+    let other = refused(bench.curate_ability("one_per_turn", &keep));
+    assert!(other.contains(&id("prompt")), "{other}");
+    let mut page = Page::open(bench.curate_ability("one_per_turn", &[]));
+    for kind in ["prompt", "dialogue"] {
+        page.post("decisions", &said(&open_entry(&cards, kind), "keep"));
+    }
+    page.kill();
+    let page = Page::open(bench.curate_ability("one_per_turn", &["--kind", "dialogues"]));
+    let saved = page.post("save", &json!({}));
+    assert_eq!(saved["entered"], json!({ "prompts": 0, "dialogues": 1 }));
+}
+
+#[test]
+fn one_candidate_is_found_behind_those_that_the_file_has_already() {
+    let bench = Bench::new();
+    let cards = listed_cards(bench.curate(&["--json", "--kind", "prompts"]));
+    let texts: Vec<String> = cards
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|card| format!("  {},\n", card["prompt"]))
+        .collect();
+    let start = "prompt_examples = [\n";
+    let text = bench
+        .text()
+        .replacen(start, &format!("{start}{}", texts.concat()), 1);
+    fs::write(bench.file(), text).unwrap();
+    fs::remove_dir_all(bench.out()).unwrap();
+    let one = ["-n", "1", "--json", "--kind", "prompts"];
+    let found = listed_cards(bench.curate(&one));
+    assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
+    assert!(
+        !texts
+            .concat()
+            .contains(found[0]["prompt"].as_str().unwrap())
+    );
+}
+
+/// What `--json` lists.
+fn listed_cards(mut command: Command) -> Value {
+    let output = command.output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[test]

@@ -43,6 +43,11 @@ impl Page {
         [("Host", self.host.clone()), ("Origin", origin)]
     }
 
+    /// Where a browser finds it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}{}", self.host, self.path)
+    }
+
     pub(crate) fn state(&self) -> Value {
         let (status, body) = self.get_at(&format!("{}state", self.path), &self.own());
         assert_eq!(status, 200, "{body}");

@@ -36,9 +36,9 @@ pub enum Error {
         /// Pictures of the item.
         image_count: usize,
     },
-    /// A dialogue ends before it has shown every picture.
+    /// The dialogues wanted would end before they have shown every picture.
     #[error(
-        "ability `{ability}` shows {image_count} pictures one by one; ask for {image_count} rounds or more, not {round_count}"
+        "round_count: ability `{ability}` shows {image_count} pictures one by one; ask for {image_count} rounds or more, not {round_count}"
     )]
     TooFewRounds {
         /// The ability.
@@ -126,12 +126,19 @@ impl ServiceError for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Field { field, reason } => Kind::invalid(field, reason),
+            Self::TooFewRounds {
+                image_count,
+                round_count,
+                ..
+            } => Kind::invalid(
+                "round_count",
+                format!("{round_count} is less than the {image_count} pictures to show"),
+            ),
             Self::UnknownAbility { .. } => Kind::NotFound,
             Self::SeveralImages { .. } => Kind::Unimplemented,
             Self::NoFacts
             | Self::NoQuestion { .. }
             | Self::TooFewQuestions { .. }
-            | Self::TooFewRounds { .. }
             | Self::NoPicture { .. }
             | Self::PictureNotInline { .. }
             | Self::Blind

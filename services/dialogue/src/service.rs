@@ -10,7 +10,7 @@ use crate::{
 use dataset::ability::Abilities;
 use futures::{Stream, StreamExt as _, stream};
 use proto::{
-    dataset::v1::Capabilities,
+    dataset::v1::{Capabilities, Prompt},
     dialogue::v1::{
         CheckDialogueRequest, CheckDialogueResponse, GetCapabilitiesRequest,
         GetCapabilitiesResponse, WriteDialoguesRequest, WriteDialoguesResponse,
@@ -48,14 +48,19 @@ impl Dialogue {
 
     fn wanted(&self, request: WriteDialoguesRequest) -> Result<Wanted, Error> {
         let wanted = Wanted::try_from_request(request, self.max_items)?;
-        let named = wanted
-            .items
-            .iter()
-            .flat_map(|item| &item.prompts)
-            .map(|prompt| &prompt.ability);
-        for name in named {
-            if self.abilities.get(name).is_none() {
-                return Err(unknown_ability(&self.abilities, name));
+        let round_count = wanted.style.round_count;
+        for item in &wanted.items {
+            let image_count = item.prompts.len();
+            for Prompt { ability: name, .. } in &item.prompts {
+                let ability = self.abilities.get(name);
+                let ability = ability.ok_or_else(|| unknown_ability(&self.abilities, name))?;
+                if round_count < ability.min_rounds(image_count) {
+                    return Err(Error::TooFewRounds {
+                        ability: name.clone(),
+                        image_count,
+                        round_count,
+                    });
+                }
             }
         }
         Ok(wanted)

@@ -2,6 +2,7 @@
 
 pub(crate) mod author;
 pub(crate) mod grammar;
+mod set_orders;
 mod sets;
 
 use crate::{
@@ -36,7 +37,8 @@ pub(crate) trait PromptWriter: Send + Sync + 'static {
     /// part of the key under which they are cached.
     fn fingerprint(&self, wanted: &Wanted) -> Result<String, Error>;
 
-    /// Prepares the prompts of a request. The result answers for every item by
+    /// Prepares the prompts of a request, which computes: call it away from the threads that serve. The
+    /// result answers for every item by
     /// itself, so that any subset asked again gives equal prompts.
     fn prepare(&self, wanted: &Wanted) -> Result<Box<dyn Prepared>, Error>;
 }

@@ -19,6 +19,7 @@ use proto::{
 };
 use runtime::{RequestContext, item_failure, respond};
 use std::{pin::Pin, sync::Arc};
+use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status};
 
 const DEFAULT_PAGE_SIZE: usize = 50;
@@ -64,12 +65,15 @@ impl Promptgen {
         })
     }
 
-    fn prompts(&self, request: GeneratePromptsRequest) -> Result<CachedPrompts, Error> {
+    /// The prompts of a request, prepared away from the threads that serve: an order may take its time.
+    async fn prompts(&self, request: GeneratePromptsRequest) -> Result<CachedPrompts, Error> {
         let wanted = Wanted::try_from_request(request, self.max_items)?;
         if let Some(ability) = self.abilities.get(&wanted.ability) {
             wanted.check_pictures(ability)?;
         }
-        self.memo.prompts(self.backend.as_ref(), wanted)
+        let (memo, backend) = (self.memo.clone(), Arc::clone(&self.backend));
+        let prepared = spawn_blocking(move || memo.prompts(backend.as_ref(), wanted));
+        prepared.await.map_err(Error::Thread)?
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -144,6 +148,7 @@ impl PromptgenService for Promptgen {
         let cancelled = RequestContext::of(&request).cancelled();
         let prompts = self
             .prompts(request.into_inner())
+            .await
             .map_err(|error| respond(&error))?;
         let prompts = Arc::new(prompts);
         let items = stream::iter(prompts.items().to_vec());

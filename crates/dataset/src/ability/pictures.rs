@@ -35,9 +35,22 @@ impl Ability {
     ///
     /// Errors: as [`Ability::ordered`].
     pub fn picture_sets(&self, draw: &Draw<'_>) -> Result<PictureSets<'_>, StyleWeightsError> {
+        let (order, sets) = self.set_order(draw)?;
+        Ok(PictureSets { order, sets })
+    }
+
+    /// The prompts of [`Ability::ordered`], and the order of their sets by place among them: what a
+    /// caller keeps who asks for sets again and again.
+    ///
+    /// Errors: as [`Ability::ordered`].
+    pub fn set_order(
+        &self,
+        draw: &Draw<'_>,
+    ) -> Result<(Vec<&Combination>, SetOrder), StyleWeightsError> {
         let styles = self.style_shares(draw.style_weights)?;
         let order = self.ordered(draw)?;
-        Ok(PictureSets::new(self, order, &self.picture_rules, styles))
+        let sets = SetOrder::new(self, &order, &self.picture_rules, styles);
+        Ok((order, sets))
     }
 
     /// The rules by which the pictures of a sample go together; none where it shows one.
@@ -46,9 +59,19 @@ impl Ability {
     }
 }
 
-/// Sets of pictures until none is new; at most [`MAX_COMBINATIONS`].
+/// Sets of pictures until none is new; at most [`MAX_SETS`].
 pub struct PictureSets<'a> {
     order: Vec<&'a Combination>,
+    sets: SetOrder,
+}
+
+/// Most sets of one order.
+pub const MAX_SETS: usize = MAX_COMBINATIONS;
+
+/// The sets of an order of pictures, each by the places of its pictures, until none is new; at most
+/// [`MAX_SETS`]. One set takes a look at every picture.
+pub struct SetOrder {
+    picture_count: usize,
     /// Pictures of one set.
     size: usize,
     rules: Vec<Rule>,
@@ -87,10 +110,10 @@ struct Shared {
     counts: Vec<u32>,
 }
 
-impl<'a> PictureSets<'a> {
+impl SetOrder {
     pub(super) fn new(
-        ability: &'a Ability,
-        order: Vec<&'a Combination>,
+        ability: &Ability,
+        order: &[&Combination],
         rules: &[PictureRule],
         styles: BTreeMap<&str, f64>,
     ) -> Self {
@@ -113,17 +136,17 @@ impl<'a> PictureSets<'a> {
             rules: rules.iter().map(rule).collect(),
             columns: aspects
                 .iter()
-                .map(|aspect| Column::new(ability, aspect, &order))
+                .map(|aspect| Column::new(ability, aspect, order))
                 .collect(),
-            keywords: Shared::new(&order, |found| &found.keyword, &keywords.collect()),
-            styles: Shared::new(&order, |found| &found.facts.style, &styles),
-            scenes: Shared::new(&order, |found| &found.facts.scene, &BTreeMap::new()),
+            keywords: Shared::new(order, |found| &found.keyword, &keywords.collect()),
+            styles: Shared::new(order, |found| &found.facts.style, &styles),
+            scenes: Shared::new(order, |found| &found.facts.scene, &BTreeMap::new()),
             pairs: HashMap::new(),
             drawn: vec![0; order.len()],
             known: HashSet::new(),
             place: 0,
             is_dry: true,
-            order,
+            picture_count: order.len(),
         }
     }
 
@@ -139,7 +162,7 @@ impl<'a> PictureSets<'a> {
     fn complete(&self, rule: &Rule, first: usize) -> Option<Vec<usize>> {
         let mut chosen = vec![first];
         while chosen.len() < self.size {
-            let fitting = (0..self.order.len()).filter(|&next| self.fits(rule, &chosen, next));
+            let fitting = (0..self.picture_count).filter(|&next| self.fits(rule, &chosen, next));
             let next = fitting.min_by(|&a, &b| self.compare(first, a, b))?;
             chosen.push(next);
         }
@@ -199,8 +222,17 @@ impl<'a> Iterator for PictureSets<'a> {
     type Item = Vec<&'a Combination>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.known.len() < MAX_COMBINATIONS {
-            if self.place == self.order.len() {
+        let set = self.sets.next()?.into_iter();
+        Some(set.map(|picture| self.order[picture]).collect())
+    }
+}
+
+impl Iterator for SetOrder {
+    type Item = Vec<usize>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.known.len() < MAX_SETS {
+            if self.place == self.picture_count {
                 if self.is_dry {
                     return None;
                 }
@@ -211,8 +243,7 @@ impl<'a> Iterator for PictureSets<'a> {
             if let Some(chosen) = self.around(first) {
                 self.is_dry = false;
                 self.enter(&chosen);
-                let set = chosen.into_iter().map(|picture| self.order[picture]);
-                return Some(set.collect());
+                return Some(chosen);
             }
         }
         None

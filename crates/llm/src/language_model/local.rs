@@ -3,6 +3,7 @@
 
 mod line;
 mod loaded;
+mod shared;
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 mod guard;
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -25,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
-use super::{Curation, Entry, Verdict};
+use super::{BadField, Curation, Entry, Verdict, ability_file::Taken};
 use crate::{
     bad_input::{BadInput, is_bad_input},
     output,
@@ -82,6 +83,7 @@ pub(crate) async fn serve(curation: Curation, shown: Vec<String>, listen: Listen
     let desk = Arc::new(Desk {
         curation: Mutex::new(curation),
         shown,
+        said_at_ms: Mutex::default(),
         ended: CancellationToken::new(),
     });
     output::result(&format!("http://{address}/{token}/"))?;
@@ -114,6 +116,8 @@ struct Desk {
     curation: Mutex<Curation>,
     /// Sample ids of the cards.
     shown: Vec<String>,
+    /// When the last word on an entry was said, by its id.
+    said_at_ms: Mutex<HashMap<String, f64>>,
     ended: CancellationToken,
 }
 
@@ -185,11 +189,17 @@ fn answer(status: StatusCode, value: &serde_json::Value) -> Response {
 fn refused(error: &anyhow::Error) -> Response {
     let causes = error.chain().map(ToString::to_string);
     let causes: Vec<String> = causes.filter(|cause| cause != "bad input").collect();
+    let error_text = causes.join(": ");
+    if let Some(BadField { field, .. }) = error.chain().find_map(|cause| cause.downcast_ref()) {
+        let complaint = json!({ "error": error_text, "field": field });
+        return answer(StatusCode::BAD_REQUEST, &complaint);
+    }
     let status = match is_bad_input(error) {
+        _ if error.chain().any(|cause| cause.is::<Taken>()) => StatusCode::CONFLICT,
         true => StatusCode::UNPROCESSABLE_ENTITY,
         false => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    answer(status, &json!({ "error": causes.join(": ") }))
+    answer(status, &json!({ "error": error_text }))
 }
 
 async fn state(State(desk): Shared) -> Response {
@@ -224,13 +234,28 @@ struct Said {
     id: String,
     verdict: Verdict,
     entry: Option<Entry>,
+    /// When it was said, in milliseconds of the page's clock; 0 where nobody says.
+    #[serde(default)]
+    at_ms: f64,
 }
 
 async fn decide(State(desk): Shared, body: Bytes) -> Response {
     at_desk(desk, move |desk| {
-        let said: Said = serde_json::from_slice(&body).context(BadInput)?;
+        let said: Said = serde_json::from_slice(&body)
+            .map_err(|error| BadField::new("body", error.to_string()))?;
         let mut curation = desk.curation();
-        curation.decide(&said.id, said.verdict, said.entry)?;
+        // What a closing page sends may overtake what it had sent before.
+        let mut said_at_ms = desk
+            .said_at_ms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if said_at_ms
+            .get(&said.id)
+            .is_none_or(|&last| said.at_ms >= last)
+        {
+            curation.decide(&said.id, said.verdict, said.entry)?;
+            said_at_ms.insert(said.id, said.at_ms);
+        }
         Ok(json!({ "tally": curation.tally(&desk.shown) }))
     })
     .await

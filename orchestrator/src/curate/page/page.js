@@ -16,9 +16,12 @@ const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const rows = () => [...document.querySelectorAll(".entry")];
 // Decisions reach the disk one after the other, in the order in which they were made.
 let line = Promise.resolve();
+// Those that were made and not sent yet.
+const unsent = new Set();
 
+// What is sent outlives the page: a decision may be the last thing before it is closed.
 async function ask(path, body) {
-  const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
+  const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body), keepalive: true };
   let reply;
   try {
     reply = await fetch(path, options);
@@ -73,10 +76,16 @@ function decide(row, verdict) {
   row.waiting = undefined;
   const before = row.dataset.state;
   row.dataset.state = STATE_OF[verdict];
-  const said = { id: row.dataset.id, verdict, entry: entryOf(row) };
-  line = line.then(() => ask("decisions", said)).then(
-    answer => { show(answer.tally); row.querySelector(".where").textContent = ""; },
+  const said = { id: row.dataset.id, verdict, entry: entryOf(row), at_ms: performance.timeOrigin + performance.now() };
+  unsent.add(said);
+  line = line.then(() => unsent.has(said) ? send(said) : undefined).then(
+    answer => { if (answer) show(answer.tally); row.querySelector(".where").textContent = ""; },
     error => { row.dataset.state = before; row.querySelector(".where").textContent = error.message; });
+}
+
+function send(said) {
+  unsent.delete(said);
+  return ask("decisions", said);
 }
 
 function edited(row) {
@@ -90,6 +99,12 @@ function flush() {
     if (row.waiting !== undefined) decide(row, VERDICT_OF[row.dataset.state]);
   }
   return line;
+}
+
+// A page that is closed waits for no turn: what is left is sent at once, in its order.
+function leave() {
+  flush();
+  for (const said of unsent) send(said).catch(() => {});
 }
 
 function row(item) {
@@ -216,7 +231,7 @@ async function end() {
   at("save").addEventListener("click", save);
   at("end").addEventListener("click", end);
   document.addEventListener("keydown", key);
-  addEventListener("pagehide", flush);
+  addEventListener("pagehide", leave);
   try {
     const state = await ask("state");
     document.title = `Curate ${state.ability} – Diptych`;

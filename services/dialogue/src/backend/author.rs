@@ -58,18 +58,12 @@ impl DialogueWriter for Author {
     }
 
     fn model(&self) -> Option<ModelInfo> {
-        let named = ModelInfo {
+        let weights = self.model.weights().cloned().unwrap_or_default();
+        Some(ModelInfo {
             name: self.model.name().to_owned(),
-            ..ModelInfo::default()
-        };
-        Some(match self.model.weights() {
-            None => named,
-            Some(weights) => ModelInfo {
-                sha256: weights.sha256.clone(),
-                architecture: weights.architecture.to_owned(),
-                parameter_count: weights.parameter_count,
-                ..named
-            },
+            sha256: weights.sha256,
+            architecture: weights.architecture.to_owned(),
+            parameter_count: weights.parameter_count,
         })
     }
 

@@ -48,7 +48,7 @@ impl DialogueWriter for Grammar {
         let facts = facts(item)?;
         let rounds = match facts.as_slice() {
             [facts] => Rounds::new(ability, facts, item, style).collect()?,
-            _ => several::Rounds::new(ability, facts, item, style)?.collect()?,
+            _ => several::Rounds::new(ability, facts, item, style).collect()?,
         };
         let conversation = Conversation {
             sample_id: item.sample_id.to_string(),

@@ -8,6 +8,8 @@
 
 mod author;
 mod checking;
+#[path = "../../../../crates/llm/tests/leaving/mod.rs"]
+mod leaving;
 mod local;
 #[path = "../../../../crates/llm/tests/model_server/mod.rs"]
 mod model_server;

@@ -3,12 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dataset::ability::{Abilities, Ability, Draw, Shown, Split};
+use dialogue::{Backend, Options};
 use proto::{
     dataset::v1::{Prompt, QuestionKind, Turn},
     dialogue::v1::{CheckDialogueRequest, DialogueItem, WriteDialoguesRequest},
 };
 
-use crate::stage::{Client, ask, options, serve, write};
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use crate::{
+    model_server::ModelServer,
+    stage::{Client, ask, options, serve, serve_with, write},
+};
 
 /// Samples of every ability with several pictures.
 fn samples(count_per_ability: usize) -> Vec<(Ability, DialogueItem)> {
@@ -134,11 +141,11 @@ async fn a_false_answer_about_one_of_several_pictures_is_found() {
 }
 
 #[tokio::test]
-async fn too_few_rounds_or_pictures_fail_their_item_alone() {
+async fn too_few_pictures_fail_their_item_alone() {
     let (_handle, mut client) = serve().await;
     let mut samples = samples(1);
     samples[0].1.prompts.pop();
-    let outcomes = ask(&mut client, request(&samples, 2)).await.unwrap();
+    let outcomes = ask(&mut client, request(&samples, 3)).await.unwrap();
     let reasons: Vec<_> = outcomes
         .iter()
         .map(|outcome| {
@@ -148,10 +155,28 @@ async fn too_few_rounds_or_pictures_fail_their_item_alone() {
                 .map(|error| error.split(':').next().unwrap())
         })
         .collect();
-    assert_eq!(
-        reasons,
-        [Some("SEVERAL_IMAGES"), Some("TOO_FEW_ROUNDS"), None, None]
-    );
+    assert_eq!(reasons, [Some("SEVERAL_IMAGES"), None, None, None]);
+}
+
+#[tokio::test]
+async fn fewer_rounds_than_pictures_shown_one_by_one_are_refused_by_field_before_anything_is_written()
+ {
+    let server = ModelServer::start(|_| panic!("nothing is to be asked")).await;
+    let author = Options {
+        backend: Backend::Openai,
+        llm: server.options(),
+        ..options()
+    };
+    let samples = samples(1);
+    for options in [options(), author] {
+        let (_handle, mut client) = serve_with(options).await;
+        let refused = ask(&mut client, request(&samples, 2)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        let details = refused.get_error_details();
+        let fields = &details.bad_request().unwrap().field_violations;
+        assert_eq!(fields[0].field, "round_count");
+        assert!(refused.message().contains("`one_per_turn`"), "{refused}");
+    }
 }
 
 async fn check(

@@ -7,7 +7,7 @@ mod draft;
 mod keywords;
 mod place;
 
-use super::{Prepared, PromptWriter, grammar::unknown_ability};
+use super::{Prepared, PromptWriter, grammar::unknown_ability, set_orders::SetOrders};
 use crate::{
     error::Error,
     request::{Item, Wanted},
@@ -33,6 +33,7 @@ pub(crate) struct Author {
     keywords: Arc<Keywords>,
     schema: Arc<Schema>,
     instructions_sha256: String,
+    orders: SetOrders,
 }
 
 impl Author {
@@ -48,6 +49,7 @@ impl Author {
             model,
             schema: brief::prompt_schema()?,
             instructions_sha256: brief::instructions_sha256(),
+            orders: SetOrders::default(),
         })
     }
 
@@ -65,18 +67,12 @@ impl PromptWriter for Author {
     }
 
     fn model(&self) -> Option<ModelInfo> {
-        let named = ModelInfo {
+        let weights = self.model.weights().cloned().unwrap_or_default();
+        Some(ModelInfo {
             name: self.model.name().to_owned(),
-            ..ModelInfo::default()
-        };
-        Some(match self.model.weights() {
-            None => named,
-            Some(weights) => ModelInfo {
-                sha256: weights.sha256.clone(),
-                architecture: weights.architecture.to_owned(),
-                parameter_count: weights.parameter_count,
-                ..named
-            },
+            sha256: weights.sha256,
+            architecture: weights.architecture.to_owned(),
+            parameter_count: weights.parameter_count,
         })
     }
 
@@ -111,7 +107,7 @@ impl PromptWriter for Author {
 
     fn prepare(&self, wanted: &Wanted) -> Result<Box<dyn Prepared>, Error> {
         let ability = self.ability(&wanted.ability)?;
-        let places = Places::new(ability, wanted)?;
+        let places = Places::new(&self.orders, ability, wanted)?;
         Ok(Box::new(Writer {
             abilities: Arc::clone(&self.abilities),
             ability: ability.clone(),
@@ -154,8 +150,12 @@ struct Written {
 #[tonic::async_trait]
 impl Prepared for Writer {
     async fn write(&self, item: &Item) -> Result<Prompt, Error> {
-        let more = self.keywords.of(&self.ability, self.wanted.seed).await?;
-        let place = self.places.at(item, &self.wanted, &more);
+        let more = match self.places.is_of_sets() {
+            true => None,
+            false => Some(self.keywords.of(&self.ability, self.wanted.seed).await?),
+        };
+        let more = more.as_ref().map_or(&[][..], |more| more.as_slice());
+        let place = self.places.at(item, &self.wanted, more);
         let place = place.ok_or_else(|| Error::Exhausted {
             ability: self.ability.name().to_owned(),
             prompt_count: self.places.len(),

@@ -1,6 +1,6 @@
 //! Prompts from the ability's file alone: seeded, balanced, with facts.
 
-use super::{Prepared, PromptWriter, sets::Sets};
+use super::{Prepared, PromptWriter, set_orders::SetOrders, sets::Sets};
 use crate::{
     error::Error,
     request::{Item, Wanted},
@@ -15,11 +15,15 @@ const EMPHASIS: f32 = 1.21;
 /// Draws prompts from the seeded order of an ability.
 pub(crate) struct Grammar {
     abilities: Arc<Abilities>,
+    orders: SetOrders,
 }
 
 impl Grammar {
     pub(crate) fn new(abilities: Arc<Abilities>) -> Self {
-        Self { abilities }
+        Self {
+            abilities,
+            orders: SetOrders::default(),
+        }
     }
 
     fn ability(&self, name: &str) -> Result<&Ability, Error> {
@@ -58,7 +62,7 @@ impl PromptWriter for Grammar {
             ability: ability.name().to_owned(),
             ability_sha256: ability.sha256().to_owned(),
             negative_text: ability.negative_prompt().to_owned(),
-            places: Places::of(ability, wanted)?,
+            places: Places::of(&self.orders, ability, wanted)?,
             wanted: Wanted {
                 items: Vec::new(),
                 ..wanted.clone()
@@ -93,9 +97,13 @@ enum Places {
 }
 
 impl Places {
-    fn of(ability: &Ability, wanted: &Wanted) -> Result<Self, StyleWeightsError> {
+    fn of(
+        orders: &SetOrders,
+        ability: &Ability,
+        wanted: &Wanted,
+    ) -> Result<Self, StyleWeightsError> {
         if ability.images_per_sample() > 1 {
-            let sets = Sets::of(ability, wanted, |found| is_excluded(wanted, found))?;
+            let sets = Sets::of(orders, ability, wanted, |found| is_excluded(wanted, found))?;
             return Ok(Self::Sets(sets));
         }
         let draw = Draw {

@@ -1,22 +1,24 @@
 //! Which pictures the samples of a request show, for abilities with several.
 
+use super::set_orders::SetOrders;
 use crate::request::{Item, Wanted};
-use dataset::ability::{Ability, Combination, Draw, StyleWeightsError};
+use dataset::ability::{Ability, Combination, StyleWeightsError};
 use std::collections::BTreeMap;
 
 /// The sets of pictures of the slots that a request names, attempt by attempt.
 pub(super) struct Sets {
     of_slot: BTreeMap<u64, Vec<Vec<Combination>>>,
-    /// Sets that were looked at.
+    /// Sets that are known of the order.
     pub(super) count: usize,
 }
 
 impl Sets {
-    /// Draws the sets that the items need: attempt `k` of slot `i` has place `i + k * slot_count` of
+    /// Finds the sets that the items need: attempt `k` of slot `i` has place `i + k * slot_count` of
     /// the ability's seeded order of sets, those with an excluded text left out.
     ///
     /// Errors: a style that no prompt has, or a weight that is no share.
     pub(super) fn of(
+        orders: &SetOrders,
         ability: &Ability,
         wanted: &Wanted,
         is_excluded: impl Fn(&Combination) -> bool,
@@ -26,33 +28,18 @@ impl Sets {
             let attempts = needed.entry(item.slot).or_default();
             *attempts = (*attempts).max(item.attempt as usize + 1);
         }
-        let mut sets = Self {
-            of_slot: needed.keys().map(|&slot| (slot, Vec::new())).collect(),
-            count: 0,
-        };
-        let draw = Draw {
-            seed: wanted.seed,
-            split: wanted.split,
-            style_weights: &wanted.style_weights,
-        };
-        let mut all = ability.picture_sets(&draw)?;
-        while !needed.is_empty() {
-            let Some(set) = all.next() else { break };
-            let slot = sets.count as u64 % wanted.slot_count.max(1);
-            sets.count += 1;
-            let (Some(&attempts), Some(own)) = (needed.get(&slot), sets.of_slot.get_mut(&slot))
-            else {
-                continue;
-            };
-            if set.iter().any(|found| is_excluded(found)) {
-                continue;
-            }
-            own.push(set.into_iter().cloned().collect());
-            if own.len() == attempts {
-                needed.remove(&slot);
-            }
-        }
-        Ok(sets)
+        let order = orders.of(ability, wanted)?;
+        let of_slot = needed.into_iter().map(|(slot, attempts)| {
+            let places =
+                (0..).map_while(|turn: u64| slot.checked_add(turn.checked_mul(step(wanted))?));
+            let sets = places.map_while(|place| order.at(place));
+            let own = sets.filter(|set| !set.iter().any(&is_excluded));
+            (slot, own.take(attempts).collect())
+        });
+        Ok(Self {
+            of_slot: of_slot.collect(),
+            count: order.count(),
+        })
     }
 
     /// The picture of an item; past the end of the order the slot's sets come from the first again.
@@ -62,4 +49,8 @@ impl Sets {
         let turn = (item.attempt as usize).checked_rem(own.len())?;
         own.get(turn)?.get(item.picture)
     }
+}
+
+fn step(wanted: &Wanted) -> u64 {
+    wanted.slot_count.max(1)
 }

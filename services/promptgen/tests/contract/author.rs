@@ -261,6 +261,9 @@ async fn keywords_that_the_file_lacks_are_asked_for_once_and_get_their_share() {
         assert_eq!(times.count(), 2, "{}", prompt.keyword);
     }
     assert_eq!(server.asked(), 41);
+    // Pictures that belong together keep to the file's keywords: no list is asked for.
+    prompts(&mut client, request("difference", 2)).await;
+    assert_eq!(server.asked(), 43);
 
     let without = Options {
         journal: None,

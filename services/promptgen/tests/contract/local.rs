@@ -1,15 +1,15 @@
 //! Prompts from a language model in this process. Its weights are random: it writes nonsense in the
 //! right form, and what is tested is that nonsense is named as such, alike every time.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use promptgen::{Backend, Options};
 use proto::{dataset::v1::Prompt, promptgen::v1::GetCapabilitiesRequest};
 use runtime::error::retry_after;
-use tokio::time::timeout;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::{
+    leaving,
     stage::{Client, ask, options, request, serve, start_failure},
     tiny_model,
 };
@@ -115,41 +115,20 @@ async fn a_caller_that_leaves_stops_the_work_and_while_it_lasts_others_are_refus
     slow.abilities = abilities.path().to_owned();
     slow.local.max_waiting = 0;
     slow.local.max_tokens = 1 << 14;
-    let (_handle, mut client) = serve(slow).await;
-    let mut first = client.clone();
-    let asking = tokio::spawn(async move {
-        while let Err(status) = one(&mut first, "animal").await {
-            assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-        }
-    });
-    // What fits no context is answered as soon as the model is free.
-    let busy = loop {
-        match one(&mut client, "wordy").await {
-            Ok(outcome) => assert!(outcome.unwrap_err().contains("CONTEXT_FULL")),
-            Err(status) => break status,
-        }
-        assert!(!asking.is_finished(), "{asking:?}");
+    let (_handle, client) = serve(slow).await;
+    let first = client.clone();
+    let much = move || {
+        let mut client = first.clone();
+        async move { one(&mut client, "animal").await.map(|_| ()) }
     };
-    assert_eq!(busy.code(), Code::ResourceExhausted, "{busy}");
+    let little = || {
+        let mut client = client.clone();
+        async move { Ok(one(&mut client, "wordy").await?.unwrap_err()) }
+    };
+    let busy = leaving::stops_the_work(model.path(), much, little).await;
     assert!(
         busy.message().contains("--language-model-max-waiting"),
         "{busy}"
     );
     assert!(retry_after(&busy).is_some());
-
-    asking.abort();
-    let free = async {
-        loop {
-            if let Ok(outcome) = one(&mut client, "wordy").await {
-                return outcome.unwrap_err();
-            }
-        }
-    };
-    let failure = timeout(Duration::from_secs(60), free).await.unwrap();
-    assert!(failure.contains("CONTEXT_FULL"), "{failure}");
-    let name = model.path().file_name().unwrap().to_str().unwrap();
-    let page = runtime::prometheus::render();
-    let mut lines = page.lines().filter(|line| line.contains(name));
-    let answered = lines.find(|line| line.contains("outcome=\"answered\""));
-    assert_eq!(answered, None, "the answer was written to its end");
 }

@@ -4,7 +4,7 @@ use super::{
     super::{
         Ability, QuestionTemplate, Split,
         file::{AbilityFile, Shown},
-        pictures::PictureSets,
+        pictures::SetOrder,
         template::{Slot, Template},
     },
     Aspect, Checked, names, require,
@@ -51,11 +51,10 @@ pub(super) fn rules(ability: &Ability) -> Checked {
     let training = || {
         let all = ability.combinations.iter();
         all.filter(|found| found.split() == Split::Training)
-            .collect()
+            .collect::<Vec<_>>()
     };
     for (index, rule) in ability.picture_rules.iter().enumerate() {
-        let mut sets =
-            PictureSets::new(ability, training(), slice::from_ref(rule), BTreeMap::new());
+        let mut sets = SetOrder::new(ability, &training(), slice::from_ref(rule), BTreeMap::new());
         require(
             &format!("pictures[{index}]"),
             sets.next().is_some(),

@@ -1,42 +1,37 @@
-//! A loaded model, its settings, and one answer of it.
+//! A model with the settings of who asks it, and one answer of it.
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use models::language_model::{
-    Answer as Written, Constraint, Finish, GenerationOptions, LanguageModel, Message, Prompt,
-    Sampling, model_sha256,
+    Answer as Written, Constraint, Finish, GenerationOptions, Message, Prompt, Sampling,
 };
 use models::ops::simd::Isa;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Answer, Spent, Weights};
+use super::{
+    super::{Answer, Spent, Weights},
+    shared::{Shared, shared},
+};
 use crate::{
     Completion, Error, FinishReason, LocalOptions, Schema, Usage, accounting::Ledger, sha256::hex,
 };
 
-/// Most schemas that are kept compiled; those of dialogues differ by their number of rounds.
-const MAX_CONSTRAINTS: usize = 64;
-
 /// A model and how it answers.
 pub(super) struct Loaded {
-    model: LanguageModel,
+    shared: Arc<Shared>,
     name: String,
-    weights: Weights,
     sampling: Sampling,
     max_tokens: u32,
-    /// Compiled schemas, by their text.
-    constraints: Mutex<HashMap<String, Constraint>>,
     ledger: Ledger,
 }
 
 impl std::fmt::Debug for Loaded {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "Loaded({}, {:?})", self.name, self.weights)
+        write!(out, "Loaded({}, {:?})", self.name, self.shared.weights)
     }
 }
 
@@ -51,16 +46,14 @@ impl Loaded {
     pub(super) fn open(options: &LocalOptions, temperature: f64) -> Result<Self, Error> {
         let path = found(options.path.as_deref())?;
         let sampling = sampling(options, temperature)?;
-        let (model, weights) = load(&path)?;
+        let shared = shared(&path)?;
         let name = name(&path);
         Ok(Self {
             ledger: Ledger::new(&name, None),
-            model,
+            shared,
             name,
-            weights,
             sampling,
             max_tokens: options.max_tokens,
-            constraints: Mutex::default(),
         })
     }
 
@@ -69,7 +62,7 @@ impl Loaded {
     }
 
     pub(super) fn weights(&self) -> &Weights {
-        &self.weights
+        &self.shared.weights
     }
 
     pub(super) fn fingerprint(&self) -> String {
@@ -79,7 +72,7 @@ impl Loaded {
         format!(
             "{} {} {temperature} {top_p} {} {}",
             self.name,
-            self.weights.sha256,
+            self.shared.weights.sha256,
             self.max_tokens,
             Isa::current().name(),
         )
@@ -94,11 +87,12 @@ impl Loaded {
             max_new_tokens: 1,
             ..GenerationOptions::default()
         };
-        let written = self
-            .model
-            .generate(&Prompt::Chat(messages), &options, &mut |_| {}, &|| {
-                !left.is_cancelled()
-            });
+        let written =
+            self.shared
+                .model
+                .generate(&Prompt::Chat(messages), &options, &mut |_| {}, &|| {
+                    !left.is_cancelled()
+                });
         written.map_err(|error| self.failed(error)).map(|_| ())
     }
 
@@ -114,6 +108,7 @@ impl Loaded {
         let prompt = Prompt::Chat(job.messages.clone());
         let keep_going = || !left.is_cancelled();
         let written = self
+            .shared
             .model
             .generate(&prompt, &options, &mut |_| {}, &keep_going);
         let written = written.map_err(|error| self.failed(error))?;
@@ -142,23 +137,8 @@ impl Loaded {
     }
 
     fn constraint(&self, schema: &Schema) -> Result<Constraint, Error> {
-        let text = schema.document().to_string();
-        let lock = || {
-            self.constraints
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
-        if let Some(known) = lock().get(&text) {
-            return Ok(known.clone());
-        }
-        let constraint = self.model.constraint(&text);
-        let constraint = constraint.map_err(|error| self.failed(error))?;
-        let mut constraints = lock();
-        if constraints.len() >= MAX_CONSTRAINTS {
-            constraints.clear();
-        }
-        constraints.insert(text, constraint.clone());
-        Ok(constraint)
+        let constraint = self.shared.constraint(schema.document().to_string());
+        constraint.map_err(|error| self.failed(error))
     }
 
     fn failed(&self, error: models::language_model::Error) -> Error {
@@ -202,27 +182,6 @@ fn sampling(options: &LocalOptions, temperature: f64) -> Result<Sampling, Error>
         Ok(()) => Ok(sampling),
         Err(error) => Err(Error::Options(format!("--language-model-…: {error}"))),
     }
-}
-
-fn load(path: &Path) -> Result<(LanguageModel, Weights), Error> {
-    let unusable = |source| Error::Model {
-        path: path.to_owned(),
-        source: Box::new(source),
-    };
-    let model = LanguageModel::load(path).map_err(unusable)?;
-    if !model.has_chat_template() {
-        return Err(Error::Options(format!(
-            "the model that --language-model names, {}, has no chat template; take one that was trained to converse (-Instruct, -Chat)",
-            path.display()
-        )));
-    }
-    let config = model.config();
-    let weights = Weights {
-        sha256: model_sha256(path).map_err(unusable)?,
-        architecture: config.family.architecture(),
-        parameter_count: config.parameter_count(),
-    };
-    Ok((model, weights))
 }
 
 /// The value in an answer. Decoding under a schema ends whole; what is not whole all the same is

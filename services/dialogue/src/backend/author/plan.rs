@@ -40,7 +40,8 @@ pub(super) struct Pictures {
     pub(super) shown: Option<Shown>,
 }
 
-/// The rounds of a conversation; `None` where the kinds allow no first one.
+/// The rounds of a conversation; `None` where the kinds allow no first one, or where the ability shows
+/// one picture in each turn and no kind asks about one. `round_count` is enough to show them all.
 pub(super) fn rounds(
     kinds: Vec<QuestionKind>,
     Pictures {
@@ -53,16 +54,17 @@ pub(super) fn rounds(
     let mut planner = Planner::new(kinds, image_count, draws);
     let has_single = planner.kinds.iter().any(|&kind| is_opening_about_one(kind));
     let has_multi = planner.kinds.contains(&QuestionKind::MultiImage);
-    if !has_single && !has_multi {
+    let must_be_one_per_turn = image_count > 1 && shown == Some(Shown::OnePerTurn);
+    if !has_single && (!has_multi || must_be_one_per_turn) {
         return None;
     }
-    let is_one_per_turn = image_count > 1
-        && round_count >= image_count
-        && has_single
-        && match shown {
-            Some(shown) => shown == Shown::OnePerTurn,
-            None => !has_multi || planner.draws.coin(),
-        };
+    // Where the ability leaves it to the plan, too few rounds show all pictures together.
+    let is_one_per_turn = must_be_one_per_turn
+        || (image_count > 1
+            && shown.is_none()
+            && round_count >= image_count
+            && has_single
+            && (!has_multi || planner.draws.coin()));
     let mut rounds: Vec<Round> = Vec::with_capacity(round_count);
     for number in 0..round_count {
         let round = match (is_one_per_turn, number) {
@@ -207,6 +209,13 @@ mod tests {
         assert_eq!(tasks.len(), 3);
         // A coin decides each first one: sixty throws have a standard deviation of 7.7.
         assert!(yes[0].abs_diff(yes[1]) < 24, "{yes:?}");
+        // What an ability shows one by one is never shown together for want of a question about one.
+        let one_by_one = Pictures {
+            count: 2,
+            shown: Some(Shown::OnePerTurn),
+        };
+        let of_all = vec![QuestionKind::MultiImage];
+        assert!(rounds(of_all, one_by_one, 4, Draws::new(&["none"])).is_none());
         let follow_up = vec![QuestionKind::FollowUp];
         let one = Pictures {
             count: 1,

@@ -30,21 +30,13 @@ struct Asked {
 }
 
 impl<'a> Rounds<'a> {
-    /// Errors: the item has not the ability's pictures, or fewer rounds than must show one.
+    /// `facts` are of the ability's pictures, and there are rounds enough to show them.
     pub(super) fn new(
         ability: &'a Ability,
         facts: Vec<&'a Facts>,
         item: &Item,
         style: &Style,
-    ) -> Result<Self, Error> {
-        let (image_count, round_count) = (facts.len(), style.round_count);
-        if ability.shown() == Shown::OnePerTurn && round_count < image_count {
-            return Err(Error::TooFewRounds {
-                ability: ability.name().to_owned(),
-                image_count,
-                round_count,
-            });
-        }
+    ) -> Self {
         let id = item.sample_id.to_string();
         let mut draws = Draws::new(&["dialogue several", &style.seed.to_string(), &id]);
         // A follow-up is about the picture before, which is no longer the one that is shown.
@@ -55,14 +47,14 @@ impl<'a> Rounds<'a> {
         let kinds = ability.question_kinds().iter().filter(allowed);
         let mut kinds: Vec<_> = kinds.copied().collect();
         draws.shuffle(&mut kinds);
-        Ok(Self {
+        Self {
             kinds: in_turn(kinds),
             ability,
             facts,
-            wanted: round_count,
+            wanted: style.round_count,
             draws,
             asked: Vec::new(),
-        })
+        }
     }
 
     pub(super) fn collect(mut self) -> Result<Vec<Round>, Error> {

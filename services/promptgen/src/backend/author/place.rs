@@ -2,7 +2,7 @@
 //! and styles, and the part held out for benchmarks, hold before the model is asked.
 
 use crate::{
-    backend::sets::Sets,
+    backend::{set_orders::SetOrders, sets::Sets},
     request::{Item, Wanted},
 };
 use dataset::ability::{Ability, Combination, Draw, FactPath, Split, StyleWeightsError, split_of};
@@ -17,6 +17,7 @@ pub(super) struct Place {
 
 /// The places of an ability in their order.
 pub(super) struct Places {
+    /// Empty where there are sets.
     order: Vec<Place>,
     /// Where a sample shows several pictures, what they show instead.
     sets: Option<Sets>,
@@ -27,26 +28,38 @@ pub(super) struct Places {
 
 impl Places {
     /// Errors: a style that no prompt has, or a weight that is no share.
-    pub(super) fn new(ability: &Ability, wanted: &Wanted) -> Result<Self, StyleWeightsError> {
+    pub(super) fn new(
+        orders: &SetOrders,
+        ability: &Ability,
+        wanted: &Wanted,
+    ) -> Result<Self, StyleWeightsError> {
         let draw = Draw {
             seed: wanted.seed,
             split: wanted.split,
             style_weights: &wanted.style_weights,
         };
-        let is_several = ability.images_per_sample() > 1;
+        let (order, sets) = match ability.images_per_sample() {
+            0 | 1 => (ability.ordered(&draw)?, None),
+            // The model's own words differ from the ability's, so no text of a set is excluded.
+            _ => {
+                let sets = Sets::of(orders, ability, wanted, |_| false)?;
+                (Vec::new(), Some(sets))
+            }
+        };
         let main = ability.aspects().get(ability.main_aspect());
-        let order = ability.ordered(&draw)?;
         Ok(Self {
             order: order.into_iter().map(place).collect(),
-            // The model's own words differ from the ability's, so no text of a set is excluded.
-            sets: match is_several {
-                true => Some(Sets::of(ability, wanted, |_| false)?),
-                false => None,
-            },
+            sets,
             keyword_count: ability.keywords().len().max(1),
             split: wanted.split,
             main: main.map(|aspect| aspect.fact.clone()),
         })
+    }
+
+    /// Whether the places are those of pictures that belong together, which keep to the ability's own
+    /// keywords.
+    pub(super) fn is_of_sets(&self) -> bool {
+        self.sets.is_some()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -58,7 +71,6 @@ impl Places {
     /// The place `slot + attempt · slot_count`; past the end the order begins again, with another
     /// seed for the model. `more` are keywords beyond those of the ability's file: in every round
     /// each keyword has one turn. `None` where the order is empty.
-    /// Pictures that belong together keep to the ability's own keywords.
     pub(super) fn at(&self, item: &Item, wanted: &Wanted, more: &[String]) -> Option<Place> {
         if let Some(sets) = &self.sets {
             return sets.at(item).map(place);
