@@ -114,7 +114,7 @@ pub struct Summary {
     pub accepted: u64,
     /// Samples wanted that could not be made within the attempts.
     pub missing: u64,
-    /// Partitions made now, not found.
+    /// Partitions that this process made now; what it found, or another committed before it, is none.
     pub made_partitions: u64,
     /// Partitions committed, of this share.
     pub partitions: u64,
@@ -231,9 +231,9 @@ impl Plan {
         }
     }
 
-    /// Whether partitions are compared with each other at all.
+    /// Whether partitions are compared with each other at all; one alone repeats no other.
     fn compares(&self) -> bool {
-        self.max_rounds > 0
+        self.max_rounds > 0 && self.wanted.partitions().nth(1).is_some()
     }
 }
 
