@@ -64,14 +64,32 @@ impl Making<'_> {
     pub(super) async fn all(&self) -> Result<Made> {
         let mut made = Made::default();
         let mut earlier: Option<Earlier> = None;
+        while let Some((round, work)) = self.due(&mut made).await? {
+            let is_known = |earlier: &Earlier| earlier.round == round;
+            if round > 0 && !earlier.as_ref().is_some_and(is_known) {
+                earlier = Some(self.earlier(round).await?);
+            }
+            let Passed { passed, made: own } = self.make(&work, earlier.as_ref()).await?;
+            made.partitions += own;
+            if passed < work.len() {
+                made.stopped_at_budget = true;
+                break;
+            }
+        }
+        Ok(made)
+    }
+
+    /// What this process is to make next, and of which round, when it has made the comparison that was
+    /// due, or has waited for others. Nothing where all is there, or is left to the others.
+    async fn due(&self, made: &mut Made) -> Result<Option<(u32, Vec<Partition>)>> {
         loop {
             // Before the manifest is read: what comes in between is then not waited for.
             let listed = self.writer.manifest_count().await?;
             let standing = self.writer.standing().await?;
             let (round, missing) = match standing.step(&self.plan.wanted, self.plan.compares()) {
-                Step::Done => return Ok(made),
+                Step::Done => return Ok(None),
                 Step::Compare { round } => {
-                    // Read again behind it, and not to be in memory twice.
+                    // It is read again for that, and not to be in memory twice.
                     drop(standing);
                     self.compare(round).await?;
                     continue;
@@ -80,31 +98,17 @@ impl Making<'_> {
             };
             let (own, others) = self.deal(&standing, missing);
             drop(standing);
-            let work = match (own.is_empty(), round) {
-                (false, _) => own,
-                (true, _) if self.waits_for(listed, others.len()).await? => continue,
-                (true, 0) => {
-                    made.awaited = others.len() as u64;
-                    return Ok(made);
-                }
-                (true, _) => others,
-            };
-            if !self.watcher.account.is_spent() {
-                if round > 0
-                    && earlier
-                        .as_ref()
-                        .is_none_or(|earlier| earlier.round != round)
-                {
-                    earlier = Some(self.earlier(round).await?);
-                }
-                let outcome = self.make(&work, earlier.as_ref()).await?;
-                made.partitions += outcome.made;
-                if outcome.passed == work.len() {
-                    continue;
-                }
+            if !own.is_empty() {
+                return Ok(Some((round, own)));
             }
-            made.stopped_at_budget = true;
-            return Ok(made);
+            if self.waits_for(listed, others.len()).await? {
+                continue;
+            }
+            if round > 0 {
+                return Ok(Some((round, others)));
+            }
+            made.awaited = others.len() as u64;
+            return Ok(None);
         }
     }
 

@@ -273,3 +273,30 @@ impl<T> Kept<T> {
 
 /// Rejected samples kept per partition and gate, for people to look at.
 const EXAMPLES_PER_GATE: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_of_several_failures_is_told_by_the_first_of_them() {
+        let key = |slot| SampleKey {
+            recipe_seed: 1,
+            ability: "animal",
+            slot,
+            attempt: 0,
+        };
+        let [one, two, three] = [0, 1, 2].map(|slot| key(slot).id());
+        let failed = |reason: &str| Err(stages::failure(reason, "no"));
+        let outcomes = [(one, Ok(7)), (two, failed("LATE")), (three, failed("CUT"))];
+        let outcomes = outcomes.map(|(name, outcome)| (name.to_string(), outcome));
+        let mut kept = Kept::of(outcomes.into_iter().collect());
+        assert_eq!(
+            [kept.take(one), kept.take(one), kept.take(two)],
+            [Some(7), None, None]
+        );
+        let told = kept.first_failure([one, three, two]);
+        assert_eq!(told.map(|failure| failure.reason.as_str()), Some("CUT"));
+        assert_eq!(kept.first_failure([one]), None);
+    }
+}
