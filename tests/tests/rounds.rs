@@ -82,6 +82,8 @@ async fn what_repeats_another_partition_is_made_anew_by_any_number_of_processes(
             assert!(child.wait().unwrap().success());
         }
         assert_eq!(Dataset::read(&shared).await, expected, "--wait {wait}");
+        let is_claimed = shared.join("rounds/1.claim").exists();
+        assert_eq!(is_claimed, wait != "0s", "who waits leaves it to the first");
     }
 }
 

@@ -119,6 +119,9 @@ impl Making<'_> {
         standing: &Standing,
         missing: Vec<Partition>,
     ) -> (Vec<Partition>, Vec<Partition>) {
+        if self.share.count == 1 {
+            return (missing, Vec::new());
+        }
         let share = dealt(self.plan, standing, self.share);
         let is_own = |found: &Partition| share.contains(found);
         let (own, mut others): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_own);

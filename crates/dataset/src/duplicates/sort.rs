@@ -148,15 +148,15 @@ mod tests {
     fn what_does_not_fit_in_memory_is_sorted_with_few_files_and_few_rewritings() {
         let number = |seed: u64| (mix(seed) % 20) as u8;
         let mut rows: Vec<[u8; 2]> = (0..9000).map(|n| [number(n), number(n << 20)]).collect();
-        let mut sorter = Sorter::within(7, 6);
+        let mut sorter = Sorter::within(7, 12);
         for &row in &rows {
             sorter.push(row).unwrap();
-            assert!(sorter.runs.len() < 6, "{} files", sorter.runs.len());
+            assert!(sorter.runs.len() < 12, "{} files", sorter.runs.len());
             assert!(sorter.rows.capacity() < 14);
         }
-        // 1285 runs, of which three or more become one at each level.
+        // 1285 runs of rows: none was written more often than this.
         let levels = sorter.runs.iter().map(|run| run.level).max();
-        assert!(levels < Some(8), "{levels:?}");
+        assert!(levels < Some(7), "{levels:?}");
         let sorted: Result<Vec<_>, _> = sorter.sorted().unwrap().collect();
         rows.sort_unstable();
         assert_eq!(sorted.unwrap(), rows);
