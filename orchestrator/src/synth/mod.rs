@@ -18,7 +18,6 @@ use std::{
 use anyhow::Result;
 use dataset::{
     duplicates::Bounds,
-    plan::Partition,
     store::{ACROSS_PARTITIONS, Location, Reader, Standing, Step, Writer},
 };
 use proto::promptgen::v1::PromptSplit;
@@ -359,9 +358,14 @@ fn count(plan: &Plan, standing: &Standing, share: Share) -> Summary {
         later_rounds: standing.later_round_count(),
         ..Summary::default()
     };
-    let own = dealt(plan, standing, share);
-    for partition in &own {
-        let Some(manifest) = standing.partitions().get(partition) else {
+    // Names are for what was dropped, and a million samples have thousands.
+    let is_any_dropped = standing.dropped().next().is_some();
+    let mut own = HashSet::new();
+    for partition in dealt(plan, standing, share) {
+        if is_any_dropped {
+            own.insert(partition.to_string());
+        }
+        let Some(manifest) = standing.partitions().get(&partition) else {
             summary.missing += partition.slot_count();
             continue;
         };
@@ -372,7 +376,6 @@ fn count(plan: &Plan, standing: &Standing, share: Share) -> Summary {
             *summary.rejected.entry(reason.clone()).or_default() += count;
         }
     }
-    let own: HashSet<String> = own.iter().map(Partition::to_string).collect();
     for (dropped, stays_empty) in standing.dropped() {
         if own.contains(&dropped.partition) {
             summary.repeated += 1;

@@ -122,7 +122,7 @@ impl Making<'_> {
         if self.share.count == 1 {
             return (missing, Vec::new());
         }
-        let share = dealt(self.plan, standing, self.share);
+        let share: HashSet<Partition> = dealt(self.plan, standing, self.share).collect();
         let is_own = |found: &Partition| share.contains(found);
         let (own, mut others): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_own);
         let begin = others.len() * self.share.index as usize / self.share.count.max(1) as usize;
@@ -319,13 +319,17 @@ impl Pauses<'_> {
 }
 
 /// The partitions of one process, in all rounds so far: of each round, every n-th.
-pub(super) fn dealt(plan: &Plan, standing: &Standing, share: Share) -> HashSet<Partition> {
+pub(super) fn dealt<'a>(
+    plan: &'a Plan,
+    standing: &'a Standing,
+    share: Share,
+) -> impl Iterator<Item = Partition> + 'a {
     let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
-    let is_own = |partition: &Partition| {
+    let is_own = move |partition: &Partition| {
         let number = counts.entry(partition.round).or_default();
         *number += 1;
         (*number - 1) % share.count.max(1) == share.index
     };
     let all = plan.wanted.partitions().chain(standing.later_partitions());
-    all.filter(is_own).collect()
+    all.filter(is_own)
 }
