@@ -339,7 +339,7 @@ fn journal(name: ServiceName, needs: &Needs) -> Result<Option<std::path::PathBuf
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot write the folder {}", folder.display()))?;
     let journal = format!("{name}.jsonl");
-    crate::journals::take_over(folder, &journal)?;
+    crate::journals::name_others(folder, &journal)?;
     Ok(Some(folder.join(journal)))
 }
 

@@ -1,8 +1,9 @@
 //! Answers of language models that other processes of the same dataset were given.
 //!
 //! A journal belongs to one process, and `--shard-count` decides which: after another number of shares
-//! an answer lies in a journal that nobody would open. So a process takes over what the others of its
-//! folder hold before it opens its own. A line is one answer, and is copied as it stands.
+//! an answer lies in a journal that nobody would open. So before a process opens its own, it names the
+//! others of its folder in a file beside it, as the journal wants it; their answers are read where they
+//! lie. To copy them would make as many copies of all as there are shares.
 
 #![cfg_attr(
     not(feature = "embedded"),
@@ -10,17 +11,13 @@
 )]
 
 use std::{
-    collections::HashSet,
-    fs::{File, OpenOptions},
-    io::{self, Seek as _, SeekFrom, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
-use serde::de::IgnoredAny;
-use sha2::{Digest as _, Sha256};
 
-use crate::{files::each_whole_line, suite::JOURNALS};
+use crate::suite::JOURNALS;
 
 /// Folder of a share's journals; of the only one, the folder of all.
 pub(crate) fn folder(dataset: &Path, index: u32, count: u32) -> PathBuf {
@@ -34,80 +31,53 @@ pub(crate) fn folder(dataset: &Path, index: u32, count: u32) -> PathBuf {
 /// What names of folders of shares begin with.
 const SHARE: &str = "shard-";
 
-/// Appends to the journal `name` in `folder` what the journals of that name of other shares hold and
-/// it lacks. One that another process has open is left alone: to open it will say so.
+/// Names the journals called `name` of other shares in `<name>.beside`, for the one in `folder`.
 ///
 /// # Errors
-/// A file that cannot be read or written.
-pub(crate) fn take_over(folder: &Path, name: &str) -> Result<()> {
-    let own = folder.join(name);
-    let others = others(folder, name)?;
+/// A folder that cannot be read or written.
+pub(crate) fn name_others(folder: &Path, name: &str) -> Result<()> {
+    let others = others(folder, name)
+        .with_context(|| format!("cannot look for journals beside {}", folder.display()))?;
+    let list = folder.join(format!("{name}.beside"));
+    write(&list, &others).with_context(|| format!("cannot write {}", list.display()))
+}
+
+/// The journals of that name of other shares, seen from `folder`, in the order of their names.
+fn others(folder: &Path, name: &str) -> io::Result<Vec<String>> {
+    let (all, up, own) = match (folder.parent(), folder.file_name()) {
+        (Some(all), Some(own)) if is_share(own) => (all, "../", Some(own)),
+        _ => (folder, "", None),
+    };
+    let mut others = Vec::new();
+    if own.is_some() {
+        others.push(format!("{up}{name}"));
+    }
+    for entry in std::fs::read_dir(all)? {
+        let share = entry?.file_name();
+        if is_share(&share) && own != Some(share.as_os_str()) {
+            others.push(format!("{up}{}/{name}", share.to_string_lossy()));
+        }
+    }
+    others.retain(|other| folder.join(other).is_file());
+    others.sort();
+    Ok(others)
+}
+
+fn is_share(folder: &std::ffi::OsStr) -> bool {
+    folder.to_str().is_some_and(|name| name.starts_with(SHARE))
+}
+
+/// Writes the list whole, or takes it away where it would be empty.
+fn write(list: &Path, others: &[String]) -> io::Result<()> {
     if others.is_empty() {
-        return Ok(());
+        return match std::fs::remove_file(list) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
     }
-    let taken = append(&own, &others);
-    let taken = taken.with_context(|| format!("cannot take over answers in {}", own.display()))?;
-    if taken > 0 {
-        tracing::info!(taken, journal = %own.display(), "took over answers of other shares");
-    }
-    Ok(())
-}
-
-/// The journals of that name of other shares, in the order of their names.
-fn others(folder: &Path, name: &str) -> Result<Vec<PathBuf>> {
-    let is_share = |folder: &Path| {
-        let name = folder.file_name().unwrap_or_default();
-        name.to_string_lossy().starts_with(SHARE)
-    };
-    let all = match folder.parent() {
-        Some(parent) if is_share(folder) => parent,
-        _ => folder,
-    };
-    let mut folders = vec![all.to_owned()];
-    let entries =
-        std::fs::read_dir(all).with_context(|| format!("cannot read {}", all.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        folders.extend(is_share(&path).then_some(path));
-    }
-    folders.sort();
-    let journals = folders.iter().filter(|other| *other != folder);
-    let journals = journals.map(|other| other.join(name));
-    Ok(journals.filter(|journal| journal.is_file()).collect())
-}
-
-fn append(own: &Path, others: &[PathBuf]) -> io::Result<u64> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let mut file = options.open(own)?;
-    if file.try_lock().is_err() {
-        return Ok(0);
-    }
-    let mut known = HashSet::new();
-    let end = each_whole_line(&file, |line| {
-        known.insert(hash(line));
-        Ok::<_, io::Error>(())
-    })?;
-    // A last line that was not written to its end was no answer yet.
-    file.set_len(end)?;
-    file.seek(SeekFrom::Start(end))?;
-    let mut taken = 0;
-    for other in others {
-        each_whole_line(&File::open(other)?, |line| {
-            // A damaged line is the other's to complain of.
-            if serde_json::from_slice::<IgnoredAny>(line).is_ok() && known.insert(hash(line)) {
-                taken += 1;
-                file.write_all(line)?;
-            }
-            Ok::<_, io::Error>(())
-        })?;
-    }
-    file.sync_all()?;
-    Ok(taken)
-}
-
-fn hash(line: &[u8]) -> [u8; 32] {
-    Sha256::digest(line).into()
+    let staged = list.with_extension("beside-new");
+    std::fs::write(&staged, others.join("\n") + "\n")?;
+    std::fs::rename(&staged, list)
 }
 
 #[cfg(test)]
@@ -116,7 +86,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn answers_of_other_shares_are_taken_over_once_and_whole() {
+    fn a_share_names_the_journals_of_the_others_and_nothing_is_copied() {
         let dataset = tempfile::tempdir().unwrap();
         let journal = |index, count, text: &str| {
             let folder = folder(dataset.path(), index, count);
@@ -126,19 +96,32 @@ mod tests {
             }
             folder
         };
-        journal(0, 3, "\"a\"\n\"b\"\n");
-        journal(2, 3, "\"c\"\n\"half");
-        let own = journal(0, 1, "\"b\"\n\"cut");
+        let named = |folder: &Path| {
+            name_others(folder, "dialogue.jsonl").unwrap();
+            let list = fs::read_to_string(folder.join("dialogue.jsonl.beside"));
+            list.map(|list| list.lines().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let first = journal(0, 3, "a");
+        assert!(named(&first).is_err(), "there is no other");
+        journal(2, 3, "c");
+        let own = journal(0, 1, "b");
         for _ in 0..2 {
-            take_over(&own, "dialogue.jsonl").unwrap();
-            let text = fs::read_to_string(own.join("dialogue.jsonl")).unwrap();
-            assert_eq!(text, "\"b\"\n\"a\"\n\"c\"\n");
+            assert_eq!(
+                named(&own).unwrap(),
+                ["shard-0/dialogue.jsonl", "shard-2/dialogue.jsonl"]
+            );
         }
         let new = journal(1, 2, "");
-        take_over(&new, "dialogue.jsonl").unwrap();
-        let text = fs::read_to_string(new.join("dialogue.jsonl")).unwrap();
-        assert_eq!(text.lines().count(), 3);
-        take_over(&new, "promptgen.jsonl").unwrap();
-        assert!(!new.join("promptgen.jsonl").exists());
+        let others = named(&new).unwrap();
+        assert_eq!(
+            others,
+            [
+                "../dialogue.jsonl",
+                "../shard-0/dialogue.jsonl",
+                "../shard-2/dialogue.jsonl"
+            ]
+        );
+        assert!(others.iter().all(|other| new.join(other).is_file()));
+        assert_eq!(fs::read_to_string(own.join("dialogue.jsonl")).unwrap(), "b");
     }
 }

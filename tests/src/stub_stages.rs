@@ -36,16 +36,19 @@ use tonic::{Request, Response, Status};
 /// # Panics
 /// No port is free.
 pub async fn serve() -> SocketAddr {
-    serve_stub(Stub { repeats: false }).await
+    let (repeats, version) = (false, "0");
+    serve_stub(Stub { repeats, version }).await
 }
 
 /// As [`serve`], but in their first attempts slots 3 and 70 of an ability have one prompt, and slots 5
-/// and 71 one picture.
+/// and 71 one picture. Slot 70 says it again until it is told that it came to nothing, or for the third
+/// time. `version` is that of all stages.
 ///
 /// # Panics
 /// No port is free.
-pub async fn serve_repetitions() -> SocketAddr {
-    serve_stub(Stub { repeats: true }).await
+pub async fn serve_repetitions(version: &'static str) -> SocketAddr {
+    let repeats = true;
+    serve_stub(Stub { repeats, version }).await
 }
 
 async fn serve_stub(stub: Stub) -> SocketAddr {
@@ -63,12 +66,24 @@ async fn serve_stub(stub: Stub) -> SocketAddr {
 #[derive(Clone, Copy)]
 struct Stub {
     repeats: bool,
+    version: &'static str,
 }
 
 impl Stub {
-    fn text(self, ability: &str, item: &promptgen::PromptItem) -> String {
+    fn capabilities(self) -> Option<Capabilities> {
+        Some(Capabilities {
+            backend: "stub".to_owned(),
+            version: self.version.to_owned(),
+            max_items_per_request: 4096,
+            ..Capabilities::default()
+        })
+    }
+
+    fn text(self, ability: &str, item: &promptgen::PromptItem, excluded: &[String]) -> String {
+        let twice = format!("(({ability})) twice");
         match item.slot {
-            3 | 70 if self.repeats && item.attempt == 0 => format!("(({ability})) twice"),
+            3 | 70 if self.repeats && item.attempt == 0 => twice,
+            70 if self.repeats && item.attempt == 1 && !excluded.contains(&twice) => twice,
             5 | 71 if self.repeats && item.attempt == 0 => {
                 format!("(({ability})) {SAME_PICTURE} from side {}", item.slot)
             }
@@ -84,15 +99,6 @@ type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn replies<T: Send + 'static>(all: Vec<T>) -> Response<Replies<T>> {
     Response::new(Box::pin(stream::iter(all.into_iter().map(Ok))))
-}
-
-fn capabilities() -> Option<Capabilities> {
-    Some(Capabilities {
-        backend: "stub".to_owned(),
-        version: "0".to_owned(),
-        max_items_per_request: 4096,
-        ..Capabilities::default()
-    })
 }
 
 fn provenance() -> Option<Provenance> {
@@ -112,7 +118,7 @@ impl PromptgenService for Stub {
         _: Request<promptgen::GetCapabilitiesRequest>,
     ) -> Result<Response<promptgen::GetCapabilitiesResponse>, Status> {
         Ok(Response::new(promptgen::GetCapabilitiesResponse {
-            capabilities: capabilities(),
+            capabilities: self.capabilities(),
         }))
     }
 
@@ -134,11 +140,16 @@ impl PromptgenService for Stub {
         &self,
         request: Request<promptgen::GeneratePromptsRequest>,
     ) -> Result<Response<Self::GeneratePromptsStream>, Status> {
-        let promptgen::GeneratePromptsRequest { ability, items, .. } = request.into_inner();
+        let promptgen::GeneratePromptsRequest {
+            ability,
+            items,
+            excluded_texts,
+            ..
+        } = request.into_inner();
         let answer = |item: promptgen::PromptItem| promptgen::GeneratePromptsResponse {
             sample_id: item.sample_id.clone(),
             result: Some(generate_prompts_response::Result::Prompt(Prompt {
-                text: self.text(&ability, &item),
+                text: self.text(&ability, &item, &excluded_texts),
                 sample_id: item.sample_id,
                 ability: ability.clone(),
                 keyword: ability.clone(),
@@ -167,7 +178,7 @@ impl DiffusionService for Stub {
         _: Request<diffusion::GetCapabilitiesRequest>,
     ) -> Result<Response<diffusion::GetCapabilitiesResponse>, Status> {
         Ok(Response::new(diffusion::GetCapabilitiesResponse {
-            capabilities: capabilities(),
+            capabilities: self.capabilities(),
         }))
     }
 
@@ -235,7 +246,7 @@ impl DialogueService for Stub {
         _: Request<dialogue::GetCapabilitiesRequest>,
     ) -> Result<Response<dialogue::GetCapabilitiesResponse>, Status> {
         Ok(Response::new(dialogue::GetCapabilitiesResponse {
-            capabilities: capabilities(),
+            capabilities: self.capabilities(),
         }))
     }
 

@@ -10,7 +10,7 @@
 use std::{collections::HashMap, path::Path};
 
 use dataset::{
-    duplicates::{Bounds, Frozen, among},
+    duplicates::{Bounds, Frozen, Marks, among, prompts_key},
     identity::{SampleKey, sha256_hex},
     image_hash::ImageHash,
     minhash::Signature,
@@ -255,6 +255,44 @@ async fn repetitions_are_those_that_a_comparison_of_all_pairs_names() {
 }
 
 #[tokio::test]
+async fn pictures_are_decoded_once_and_again_only_where_that_was_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let reader = dataset(folder.path()).await;
+    let expected = among(&reader, BOUNDS).await.unwrap();
+    let marks = folder.path().join("marks");
+    let kept = || std::fs::read_dir(&marks).unwrap().count();
+    assert_eq!(kept(), reader.partitions().len());
+
+    // What the gates measured is kept in the place of it, and is what the comparison goes by.
+    std::fs::remove_dir_all(&marks).unwrap();
+    let root = Root::folder(folder.path()).unwrap();
+    let writer = Writer::open(root, reader.plan()).await.unwrap();
+    for manifest in reader.partitions().values() {
+        let samples = reader.samples_of(manifest).await.unwrap();
+        let same = ImageHash::of(&RgbImage::new(8, 8));
+        let hashed = samples.iter().map(|sample| (sample, vec![same]));
+        Marks::of(hashed, BOUNDS)
+            .keep(&writer, manifest)
+            .await
+            .unwrap();
+    }
+    let found = among(&reader, BOUNDS).await.unwrap();
+    assert!(
+        found.len() > 150,
+        "all pictures but the first are {}",
+        found.len()
+    );
+
+    let mut files = std::fs::read_dir(&marks).unwrap();
+    std::fs::write(files.next().unwrap().unwrap().path(), "damaged").unwrap();
+    for file in files {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    assert_eq!(among(&reader, BOUNDS).await.unwrap(), expected);
+    assert_eq!(kept(), reader.partitions().len());
+}
+
+#[tokio::test]
 async fn without_bounds_only_equal_prompts_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let reader = dataset(folder.path()).await;
@@ -285,11 +323,21 @@ async fn a_new_sample_is_held_against_all_of_earlier_rounds() {
     let found = frozen.prompt_similarities(texts).await.unwrap();
     assert_eq!(found, [nearest, 0.0, 1.0]);
     let own = measured[99].pictures[0];
-    assert_eq!(frozen.nearest_picture(&own), Some(own));
-    assert_eq!(frozen.texts("animal").len(), 8);
+    let found = frozen.nearest_picture(own).await.unwrap();
+    assert_eq!(found, Some(own));
+    let known = prompts_key(&samples[50].prompts);
+    let unknown = prompts_key(&[Prompt::default()]);
+    assert!(known.is_some() && unknown.is_none());
+    let unknown = vec![known, unknown, Some([7; 16])];
+    let found = frozen.have_prompts(unknown).await.unwrap();
+    assert_eq!(found, [true, false, false]);
+    // One text for each picture, in order: the first sample has two of each.
+    let prompts = samples.iter().flat_map(|sample| &sample.prompts);
+    let texts: Vec<&String> = prompts.map(|prompt| &prompt.text).take(8).collect();
+    assert_eq!(frozen.texts("animal").iter().collect::<Vec<_>>(), texts);
     assert!(frozen.texts("style").is_empty());
     let none = Frozen::read(&reader, 0, BOUNDS).await.unwrap();
-    assert_eq!(none.nearest_picture(&own), None);
+    assert_eq!(none.nearest_picture(own).await.unwrap(), None);
 }
 
 async fn ids(reader: &Reader) -> Vec<String> {
@@ -342,6 +390,8 @@ async fn a_sample_that_repeats_another_is_left_out_and_its_slot_made_anew() {
         panic!("{missing:?}");
     };
     assert_eq!(again.to_string(), "animal-r1-00000");
+    let before = reader.dropped_before(again).await.unwrap();
+    assert_eq!(before, [sample("animal", 70, 1), sample("animal", 129, 1)]);
     let open: Vec<_> = again.open_slots().collect();
     assert_eq!((open[0].slot, open[0].first_attempt), (70, 2));
 

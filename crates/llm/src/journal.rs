@@ -5,6 +5,10 @@
 //! been answered. A last line that was not written to its end, and so has none, is dropped on opening;
 //! damage anywhere else, in a last line that is whole too, is an error: no torn write leaves that, and
 //! the answer would be asked, and paid, again without a word.
+//!
+//! A file `<journal>.beside` names other journals, a path in each line, seen from the journal's folder.
+//! Their answers are found too, where they lie: they are read when the journal is opened, and neither
+//! copied nor locked nor written.
 
 use std::{
     collections::HashMap,
@@ -36,6 +40,8 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     file: File,
+    /// Journals beside it.
+    others: Vec<File>,
     /// Where the next line goes.
     end: u64,
     /// Where the line of an answer lies. The answers themselves stay in the file.
@@ -66,6 +72,8 @@ type Name = [u8; 32];
 
 #[derive(Debug, Clone, Copy)]
 struct Place {
+    /// Number of the journal beside this one; none for its own file.
+    other: Option<usize>,
     offset: u64,
     length_bytes: usize,
 }
@@ -98,7 +106,7 @@ impl Journal {
         .await
     }
 
-    /// Answers in the journal.
+    /// Answers in the journal and in those beside it.
     pub fn len(&self) -> usize {
         self.0.lock().places.len()
     }
@@ -191,7 +199,9 @@ impl Inner {
             return Ok(None);
         };
         let mut bytes = vec![0; place.length_bytes];
-        let read = state.file.read_exact_at(&mut bytes, place.offset);
+        let file = place.other.and_then(|other| state.others.get(other));
+        let file = file.unwrap_or(&state.file);
+        let read = file.read_exact_at(&mut bytes, place.offset);
         read.map_err(|error| self.error(&format!("cannot read an answer: {error}")))?;
         let line: Line = serde_json::from_slice(&bytes)
             .map_err(|error| self.error(&format!("an answer is damaged: {error}")))?;
@@ -235,6 +245,7 @@ impl State {
         }
         pass("journal.after");
         let place = Place {
+            other: None,
             offset: self.end,
             length_bytes: line.len(),
         };
@@ -267,13 +278,35 @@ fn open(path: &Path) -> Result<State, Error> {
     }
     let mut state = State {
         file,
+        others: Vec::new(),
         end: 0,
         places: HashMap::new(),
         is_broken: false,
     };
     state.read_lines(path)?;
+    for other in beside(path).map_err(failed)? {
+        let named = |cause| error(&other, &format!("cannot be read: {cause}"));
+        state
+            .read_beside(File::open(&other).map_err(named)?)
+            .map_err(named)?;
+    }
     Ok(state)
 }
+
+/// The journals beside one.
+fn beside(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut list = path.as_os_str().to_owned();
+    list.push(BESIDE);
+    let folder = path.parent().unwrap_or(Path::new(""));
+    match std::fs::read_to_string(list) {
+        Ok(names) => Ok(names.lines().map(|name| folder.join(name)).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Ending of the name of the file that names the journals beside one.
+const BESIDE: &str = ".beside";
 
 impl State {
     /// Finds the lines; drops a last one that is not whole.
@@ -307,8 +340,35 @@ impl State {
         Ok(())
     }
 
+    /// Finds the whole lines of another journal. A damaged one is its owner's to complain of.
+    fn read_beside(&mut self, file: File) -> io::Result<()> {
+        let mut reader = BufReader::new(&file);
+        let (mut bytes, mut offset) = (Vec::new(), 0);
+        let other = Some(self.others.len());
+        loop {
+            bytes.clear();
+            let mut line = reader.by_ref().take(MAX_LINE_BYTES);
+            line.read_until(b'\n', &mut bytes)?;
+            if bytes.last() != Some(&b'\n') {
+                break;
+            }
+            if let Ok(name) = read_line(&bytes) {
+                // What this journal has itself stands.
+                self.places.entry(name).or_insert(Place {
+                    other,
+                    offset,
+                    length_bytes: bytes.len(),
+                });
+            }
+            offset += bytes.len() as u64;
+        }
+        self.others.push(file);
+        Ok(())
+    }
+
     fn found(&mut self, name: Name, length_bytes: usize) {
         let place = Place {
+            other: None,
             offset: self.end,
             length_bytes,
         };

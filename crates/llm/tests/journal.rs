@@ -76,6 +76,38 @@ async fn samples_never_share_an_answer_and_a_run_that_comes_back_asks_nothing_tw
 }
 
 #[tokio::test]
+async fn answers_in_journals_beside_it_are_found_where_they_lie() {
+    let server = Server::start(|asked| answer(&format!("answer {}", asked.number), 10, 2)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let client = client(&server);
+    let ask = async |journal: &Journal, key: &str| {
+        let journaled = client.journaled(journal, key);
+        journaled.complete(&chat("?")).await.unwrap().text
+    };
+    let other = Journal::open(path("other.jsonl")).await.unwrap();
+    let known = [ask(&other, "a").await, ask(&other, "b").await];
+    // Somebody is at its third line.
+    let mut file = std::fs::OpenOptions::new();
+    let mut file = file.append(true).open(path("other.jsonl")).unwrap();
+    file.write_all(b"{\"key\":\"c\"").unwrap();
+
+    std::fs::write(path("own.jsonl.beside"), "other.jsonl\n").unwrap();
+    for _ in 0..2 {
+        let own = Journal::open(path("own.jsonl")).await.unwrap();
+        assert_eq!([ask(&own, "a").await, ask(&own, "b").await], known);
+        ask(&own, "c").await;
+        assert_eq!((server.served(), own.len()), (3, 3));
+    }
+    let lines = std::fs::read_to_string(path("own.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 1, "nothing was copied");
+
+    std::fs::write(path("own.jsonl.beside"), "gone.jsonl\n").unwrap();
+    let error = Journal::open(path("own.jsonl")).await.unwrap_err();
+    assert!(error.to_string().contains("gone.jsonl"), "{error}");
+}
+
+#[tokio::test]
 async fn a_torn_last_line_is_dropped_and_damage_elsewhere_is_an_error() {
     let server = Server::start(|asked| answer(&format!("answer {}", asked.number), 10, 2)).await;
     let folder = tempfile::tempdir().unwrap();

@@ -102,6 +102,12 @@ impl Account {
         self.images.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What is left of the time; without a cap, for ever.
+    pub(super) fn time_left(&self) -> Duration {
+        let time = self.budget.time.unwrap_or(Duration::MAX);
+        time.saturating_sub(self.begun.elapsed())
+    }
+
     pub(super) fn is_spent(&self) -> bool {
         let Budget { time, images } = self.budget;
         time.is_some_and(|time| self.begun.elapsed() >= time)

@@ -8,7 +8,7 @@ use dataset::identity::sha256_hex;
 use prost::Message as _;
 use proto::{
     dataset::v1::{Capabilities, Image, image::Content},
-    diffusion::v1::{ScoreImagesRequest, ScoreItem, ScoreMeasure},
+    diffusion::v1::{ScoreImagesRequest, ScoreImagesResponse, ScoreItem, ScoreMeasure},
     promptgen::v1::{EmbedTextsRequest, GetAbilityRequest},
 };
 
@@ -22,8 +22,8 @@ use crate::{
 pub type Makers = BTreeMap<String, String>;
 
 /// What decides the dataset beside the recipe, as the services tell it: their back-ends and versions,
-/// the hashes of their models, those that score pictures and embed texts where a gate asks for it, and
-/// of the abilities in use.
+/// the hashes of their models, those that score pictures, tell their safety and embed texts where a gate
+/// asks for it, and of the abilities in use.
 ///
 /// # Errors
 /// A service that does not answer.
@@ -47,6 +47,8 @@ pub async fn makers(suite: &Suite, plan: &Plan) -> Result<Makers> {
     }
     let scoring = scoring(suite, plan).await?;
     makers.extend(scoring.map(|model| ("scoring".to_owned(), model)));
+    let safety = safety(suite, plan).await?;
+    makers.extend(safety.map(|model| ("safety".to_owned(), model)));
     let embedding = embedding(suite, plan).await?;
     makers.extend(embedding.map(|model| ("embedding".to_owned(), model)));
     for name in plan.wanted.sample_counts.keys() {
@@ -108,12 +110,36 @@ async fn scoring(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
         measures: vec![ScoreMeasure::Alignment.into()],
         model: plan.measure.scoring_model.clone(),
     };
+    let reply = scored(suite, request).await?;
+    Ok(reply.and_then(|reply| named(&reply.model, &reply.model_sha256)))
+}
+
+/// The model that tells whether pictures are safe, where a gate asks it and the scoring endpoint has
+/// one. That endpoint may be another than the one that renders, whose models are makers already.
+async fn safety(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
+    if !plan.gates.refuse_unsafe {
+        return Ok(None);
+    }
+    let request = ScoreImagesRequest {
+        items: vec![ScoreItem {
+            image: Some(grey()?),
+            texts: Vec::new(),
+        }],
+        measures: vec![ScoreMeasure::Safety.into()],
+        model: String::new(),
+    };
+    let reply = scored(suite, request).await?;
+    Ok(reply.and_then(|reply| named(&reply.safety_model, &reply.safety_model_sha256)))
+}
+
+/// What the scoring endpoint answers; none where it does not score.
+async fn scored(suite: &Suite, request: ScoreImagesRequest) -> Result<Option<ScoreImagesResponse>> {
     let reply = stages::unary("image scoring", || {
         let (mut client, request) = (suite.scoring.clone(), request.clone());
         async move { client.score_images(request).await }
     });
     match reply.await {
-        Ok(reply) => Ok(named(&reply.model, &reply.model_sha256)),
+        Ok(reply) => Ok(Some(reply)),
         Err(error) if stages::is_unimplemented(&error) => Ok(None),
         Err(error) => Err(error),
     }

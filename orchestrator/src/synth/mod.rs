@@ -19,7 +19,6 @@ use std::{
 use anyhow::Result;
 use dataset::{
     duplicates::Bounds,
-    plan::Partition,
     store::{ACROSS_PARTITIONS, Location, Reader, Standing, Step, Writer},
 };
 use proto::promptgen::v1::PromptSplit;
@@ -118,7 +117,7 @@ pub struct Summary {
     pub accepted: u64,
     /// Samples wanted that could not be made within the attempts.
     pub missing: u64,
-    /// Partitions made now, not found.
+    /// Partitions that this process made now; what it found, or another committed before it, is none.
     pub made_partitions: u64,
     /// Partitions committed, of this share.
     pub partitions: u64,
@@ -238,9 +237,9 @@ impl Plan {
         }
     }
 
-    /// Whether partitions are compared with each other at all.
+    /// Whether partitions are compared with each other at all; one alone repeats no other.
     fn compares(&self) -> bool {
-        self.max_rounds > 0
+        self.max_rounds > 0 && self.wanted.partitions().nth(1).is_some()
     }
 }
 
@@ -388,9 +387,14 @@ fn count(plan: &Plan, standing: &Standing, share: Share) -> Summary {
         later_rounds: standing.later_round_count(),
         ..Summary::default()
     };
-    let own = dealt(plan, standing, share);
-    for partition in &own {
-        let Some(manifest) = standing.partitions().get(partition) else {
+    // Names are for what was dropped, and a million samples have thousands.
+    let is_any_dropped = standing.dropped().next().is_some();
+    let mut own = HashSet::new();
+    for partition in dealt(plan, standing, share) {
+        if is_any_dropped {
+            own.insert(partition.to_string());
+        }
+        let Some(manifest) = standing.partitions().get(&partition) else {
             summary.missing += partition.slot_count();
             continue;
         };
@@ -404,7 +408,6 @@ fn count(plan: &Plan, standing: &Standing, share: Share) -> Summary {
             *summary.unchecked.entry(gate.clone()).or_default() += count;
         }
     }
-    let own: HashSet<String> = own.iter().map(Partition::to_string).collect();
     for (dropped, stays_empty) in standing.dropped() {
         if own.contains(&dropped.partition) {
             summary.repeated += 1;

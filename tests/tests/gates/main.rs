@@ -18,7 +18,10 @@ mod made;
 use std::fs;
 
 use dataset::store::{Location, Reader};
-use diptych::{recipe::Recipe, synth::gates};
+use diptych::{
+    recipe::Recipe,
+    synth::{Makers, check_makers, gates},
+};
 use proto::dataset::v1::{GateVerdict, Sample};
 use tests::checkout;
 
@@ -113,4 +116,17 @@ async fn a_run_refuses_what_the_safety_model_of_its_recipe_objects_to_and_withou
         .map(|made| &made.tally.rejected_counts);
     let refused: u64 = tallies.filter_map(|counts| counts.get(gates::SAFETY)).sum();
     assert_eq!(refused, 6 - checked.len() as u64);
+
+    let makers = |run: &str| {
+        let makers = place.path().join(run).join("dataset/makers.json");
+        let makers: Makers = serde_json::from_slice(&fs::read(makers).unwrap()).unwrap();
+        makers
+    };
+    let (checked, unchecked) = (makers("checked"), makers("unchecked"));
+    assert!(!unchecked.contains_key("safety"));
+    assert!(checked["safety"].contains("checker"), "{checked:?}");
+    let mut other = checked.clone();
+    other.insert("safety".to_owned(), "another".to_owned());
+    let refused = check_makers(&checked, &other, &"runs/x").unwrap_err();
+    assert!(format!("{refused:#}").contains("another safety"));
 }

@@ -10,36 +10,44 @@
 //!
 //! A sample of several prompts is compared by all of them together, and by each of its pictures.
 //!
-//! The answer is a pure function of the samples. Memory holds four shards, 16 MiB per thing that is
-//! sorted, and one byte per sample; all else (520 bytes per text, 40 per picture, 12 per key) lies in
-//! unnamed temporary files, which the system's `TMPDIR` places.
+//! The answer is a pure function of the samples. Memory holds four partitions' marks (shards, where
+//! there are none), 1 MiB per thing that is sorted, and one bit per sample; all else (520 bytes per
+//! text, 40 per picture, 12 per key) lies in unnamed temporary files, which the system's `TMPDIR`
+//! places.
 //!
 //! * `traits`: what of a sample is compared.
+//! * `marks`: that, kept beside the shards.
+//! * `walk`: from partition to partition.
 //! * `rule`: when two things are near, and keys of which near things share one.
 //! * `table`: things on the disk, and the pairs among them.
 //! * `sort`: sorting on the disk.
+//! * `index`: the nearest of many.
 //! * `frozen`: the samples of earlier rounds, to hold new ones against.
 
 mod frozen;
+mod index;
+mod marks;
 mod rule;
 mod sort;
 mod table;
 mod traits;
+mod walk;
 
 pub use frozen::Frozen;
-pub use traits::{dialogue_words, prompt_words};
+pub use marks::Marks;
+pub use traits::{TextKey, all_words, dialogue_words, prompt_words, prompts_key};
 
 use self::{
     rule::{NearPicture, NearText, SameText},
     sort::Sorter,
-    table::{Owner, PAIR_BYTES, Pair, Table},
+    table::{Owner, PAIR_BYTES, Pair, Place, Table},
     traits::Traits,
+    walk::Walk,
 };
 use crate::{
     plan::Partition,
-    store::{Dropped, Error as StoreError, PartitionManifest, Reader},
+    store::{Dropped, Error as StoreError, Reader},
 };
-use futures::{Stream, StreamExt as _, stream};
 use std::io;
 
 /// When two samples repeat each other, beside equal prompts; the bounds of a recipe's gates.
@@ -103,47 +111,27 @@ impl Measure {
 /// A shard is missing or damaged, or the disk is full.
 pub async fn among(reader: &Reader, bounds: Bounds) -> Result<Vec<Dropped>, Error> {
     let mut finder = Finder::new(bounds)?;
-    let partitions: Vec<Partition> = reader.partitions().keys().cloned().collect();
-    let mut traits = std::pin::pin!(traits(reader, u32::MAX, bounds));
-    let mut number = 0;
-    while let Some(found) = traits.next().await {
-        let found = found?;
+    let mut walk = Walk::of(reader, u32::MAX, bounds);
+    while let Some(found) = walk.next().await? {
         // Sorting is work, and writing may wait.
-        let added = blocking(move || finder.add(number, &found).map(|()| finder));
+        let added = blocking(move || finder.add(&found).map(|()| finder));
         finder = added.await??;
-        number += 1;
     }
-    blocking(move || finder.finish(&partitions)).await?
-}
-
-/// What is compared of the samples in partitions of rounds before `round`, partition by partition.
-fn traits(
-    reader: &Reader,
-    round: u32,
-    bounds: Bounds,
-) -> impl Stream<Item = Result<Vec<Traits>, Error>> + Send + '_ {
-    let partitions = reader.partitions().iter();
-    let earlier = partitions.filter(move |(partition, _)| partition.round < round);
-    let read = move |(_, manifest): (&Partition, &PartitionManifest)| {
-        let manifest = manifest.clone();
-        async move {
-            let samples = reader.samples_of(&manifest).await?;
-            let traits = move || {
-                samples
-                    .iter()
-                    .map(|sample| Traits::of(sample, bounds))
-                    .collect()
-            };
-            blocking(traits).await
+    let repetitions = blocking(move || finder.finish()).await??;
+    // Both stand in the order of the partitions.
+    let mut partitions = (0..).zip(reader.partitions().keys()).peekable();
+    let mut dropped = Vec::new();
+    for found in repetitions {
+        while partitions
+            .next_if(|(number, _)| *number < found.partition)
+            .is_some()
+        {}
+        if let Some((_, partition)) = partitions.peek() {
+            dropped.push(found.named(partition));
         }
-    };
-    // Collected first, since the stream is to be sent between threads.
-    let reads: Vec<_> = earlier.map(read).collect();
-    stream::iter(reads).buffered(CONCURRENT_SHARDS)
+    }
+    Ok(dropped)
 }
-
-/// Shards read and decoded at a time.
-const CONCURRENT_SHARDS: usize = 4;
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -154,6 +142,7 @@ async fn blocking<T: Send + 'static>(
 
 /// Takes samples in order, and finds those that repeat earlier ones.
 struct Finder {
+    partition_count: u32,
     sample_count: u32,
     owners: table::Items<Owner>,
     prompts: Table<SameText>,
@@ -164,83 +153,123 @@ struct Finder {
 
 impl Finder {
     fn new(bounds: Bounds) -> io::Result<Self> {
-        let text = |bound: Option<f64>, measure| {
-            let rule = bound.and_then(NearText::over);
-            rule.map(|rule| Table::new(rule, measure)).transpose()
-        };
+        let text = |bound: Option<f64>| bound.and_then(NearText::over).map(Table::new).transpose();
         let picture = bounds.max_picture_distance.map(NearPicture::within);
         Ok(Self {
+            partition_count: 0,
             sample_count: 0,
             owners: table::Items::new()?,
-            prompts: Table::new(SameText, Measure::SamePrompt)?,
-            near_prompts: text(bounds.max_prompt_similarity, Measure::NearPrompt)?,
-            near_dialogues: text(bounds.max_dialogue_similarity, Measure::NearDialogue)?,
-            near_pictures: picture
-                .map(|rule| Table::new(rule, Measure::NearPicture))
-                .transpose()?,
+            prompts: Table::new(SameText)?,
+            near_prompts: text(bounds.max_prompt_similarity)?,
+            near_dialogues: text(bounds.max_dialogue_similarity)?,
+            near_pictures: picture.map(Table::new).transpose()?,
         })
     }
 
     /// Adds the samples of the next partition.
-    fn add(&mut self, partition: u32, samples: &[Traits]) -> io::Result<()> {
+    fn add(&mut self, samples: &[Traits]) -> io::Result<()> {
         for traits in samples {
-            let place = (self.sample_count, partition);
+            let place = (self.sample_count, self.partition_count);
             self.sample_count += 1;
-            self.owners.push(place, &traits.owner)?;
-            if let Some(key) = &traits.prompt_key {
-                self.prompts.add(place, key)?;
-            }
-            if let (Some(table), Some(mark)) = (&mut self.near_prompts, &traits.prompt) {
+            self.add_one(place, traits)?;
+        }
+        self.partition_count += 1;
+        Ok(())
+    }
+
+    fn add_one(&mut self, place: Place, traits: &Traits) -> io::Result<()> {
+        self.owners.push(place, &traits.owner)?;
+        if let Some(key) = &traits.prompt_key {
+            self.prompts.add(place, key)?;
+        }
+        if let (Some(table), Some(mark)) = (&mut self.near_prompts, &traits.prompt) {
+            table.add(place, mark)?;
+        }
+        if let (Some(table), Some(mark)) = (&mut self.near_dialogues, &traits.dialogue) {
+            table.add(place, mark)?;
+        }
+        for mark in &traits.pictures {
+            if let Some(table) = &mut self.near_pictures {
                 table.add(place, mark)?;
-            }
-            if let (Some(table), Some(mark)) = (&mut self.near_dialogues, &traits.dialogue) {
-                table.add(place, mark)?;
-            }
-            for mark in &traits.pictures {
-                if let Some(table) = &mut self.near_pictures {
-                    table.add(place, mark)?;
-                }
             }
         }
         Ok(())
     }
 
-    fn finish(self, partitions: &[Partition]) -> Result<Vec<Dropped>, Error> {
+    /// The samples that repeat an earlier one, in order.
+    fn finish(self) -> Result<Vec<Repetition>, Error> {
         let mut pairs = Sorter::<PAIR_BYTES>::new();
-        self.prompts.pairs(&mut pairs)?;
-        for table in [self.near_prompts, self.near_dialogues]
-            .into_iter()
-            .flatten()
-        {
-            table.pairs(&mut pairs)?;
+        self.prompts.pairs(Measure::SamePrompt, &mut pairs)?;
+        if let Some(table) = self.near_prompts {
+            table.pairs(Measure::NearPrompt, &mut pairs)?;
+        }
+        if let Some(table) = self.near_dialogues {
+            table.pairs(Measure::NearDialogue, &mut pairs)?;
         }
         if let Some(table) = self.near_pictures {
-            table.pairs(&mut pairs)?;
+            table.pairs(Measure::NearPicture, &mut pairs)?;
         }
         let owners = self.owners.seal()?;
-        let mut is_dropped = vec![false; self.sample_count as usize];
-        let mut dropped = Vec::new();
+        let mut is_dropped = Bits::new(self.sample_count);
+        let mut repetitions = Vec::new();
         for pair in pairs.sorted()? {
             let pair = Pair::read(pair?);
-            let (later, earlier) = (pair.later as usize, pair.earlier as usize);
-            if is_dropped[later] || is_dropped[earlier] {
+            if is_dropped.has(pair.later) || is_dropped.has(pair.earlier) {
                 continue;
             }
-            is_dropped[later] = true;
-            let (place, owner) = owners.get(pair.later)?;
+            is_dropped.set(pair.later);
+            let ((_, partition), owner) = owners.get(pair.later)?;
             let (_, original) = owners.get(pair.earlier)?;
-            let partition = &partitions[place.1 as usize];
-            dropped.push(Dropped {
-                id: owner.id(),
-                ability: partition.ability.clone(),
-                slot: owner.slot,
-                attempt: owner.attempt,
-                partition: partition.to_string(),
-                repeats: original.id(),
-                measure: pair.measure.name().to_owned(),
-                value: pair.value.into(),
+            repetitions.push(Repetition {
+                partition,
+                owner,
+                original,
+                measure: pair.measure,
+                value: pair.value,
             });
         }
-        Ok(dropped)
+        Ok(repetitions)
+    }
+}
+
+/// A sample that repeats another.
+struct Repetition {
+    /// Number of its partition.
+    partition: u32,
+    owner: Owner,
+    original: Owner,
+    measure: Measure,
+    value: f32,
+}
+
+impl Repetition {
+    fn named(self, partition: &Partition) -> Dropped {
+        Dropped {
+            id: self.owner.id(),
+            ability: partition.ability.clone(),
+            slot: self.owner.slot,
+            attempt: self.owner.attempt,
+            partition: partition.to_string(),
+            repeats: self.original.id(),
+            measure: self.measure.name().to_owned(),
+            value: self.value.into(),
+        }
+    }
+}
+
+/// One bit per sample.
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn new(count: u32) -> Self {
+        Self(vec![0; (count as usize).div_ceil(64)])
+    }
+
+    fn has(&self, place: u32) -> bool {
+        self.0[place as usize / 64] >> (place % 64) & 1 == 1
+    }
+
+    fn set(&mut self, place: u32) {
+        self.0[place as usize / 64] |= 1 << (place % 64);
     }
 }

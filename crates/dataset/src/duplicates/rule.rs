@@ -23,6 +23,8 @@ pub(super) trait Rule {
     type Mark: Mark;
     /// Keys, of which any two near marks share one.
     fn keys(&self, mark: &Self::Mark) -> Vec<u64>;
+    /// How many places or bits of the two are equal.
+    fn agreement(&self, one: &Self::Mark, other: &Self::Mark) -> u32;
     /// What is measured, where the two are near.
     fn nearness(&self, one: &Self::Mark, other: &Self::Mark) -> Option<f32>;
 }
@@ -35,6 +37,10 @@ impl Rule for SameText {
 
     fn keys(&self, mark: &TextKey) -> Vec<u64> {
         vec![numbers::<u64, 8>(mark, u64::from_le_bytes)[0]]
+    }
+
+    fn agreement(&self, one: &TextKey, other: &TextKey) -> u32 {
+        u32::from(one == other)
     }
 
     fn nearness(&self, one: &TextKey, other: &TextKey) -> Option<f32> {
@@ -54,6 +60,13 @@ impl NearText {
         let min_agreeing = (1..=PERMUTATION_COUNT).find(is_over)?;
         Some(Self { min_agreeing })
     }
+
+    /// Texts that agree in all places.
+    pub(super) fn equal() -> Self {
+        Self {
+            min_agreeing: PERMUTATION_COUNT,
+        }
+    }
 }
 
 impl Rule for NearText {
@@ -67,6 +80,10 @@ impl Rule for NearText {
             places.iter().fold(mix(number), mixed)
         };
         (0..).zip(bands.take(band_count)).map(key).collect()
+    }
+
+    fn agreement(&self, one: &Signature, other: &Signature) -> u32 {
+        one.agreeing(other) as u32
     }
 
     fn nearness(&self, one: &Signature, other: &Signature) -> Option<f32> {
@@ -106,6 +123,10 @@ impl Rule for NearPicture {
             places.fold(mix(u64::from(group)), chunk)
         };
         (0..group_count).map(key).collect()
+    }
+
+    fn agreement(&self, one: &ImageHash, other: &ImageHash) -> u32 {
+        BIT_COUNT - one.distance(other)
     }
 
     fn nearness(&self, one: &ImageHash, other: &ImageHash) -> Option<f32> {

@@ -73,6 +73,11 @@ pub(super) struct Stored<M> {
 impl<M: Mark> Stored<M> {
     const RECORD_BYTES: usize = PLACE_BYTES + M::BYTES;
 
+    /// Number of things.
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
     pub(super) fn get(&self, number: u32) -> io::Result<(Place, M)> {
         let mut record = vec![0; Self::RECORD_BYTES];
         let offset = u64::from(number) * Self::RECORD_BYTES as u64;
@@ -107,7 +112,7 @@ impl<M: Mark> Stored<M> {
 }
 
 /// Who a sample is.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Owner {
     pub(super) id: SampleId,
     pub(super) slot: u64,
@@ -177,27 +182,25 @@ impl Pair {
 }
 
 /// Bytes of a key with the number of its thing.
-const KEY_BYTES: usize = 12;
+pub(super) const KEY_BYTES: usize = 12;
 /// Things of one key that others of it are compared with, the earliest ones. A key that so many
 /// share tells of a common background or phrase; what is near shares others too.
-const MAX_COMPARED: usize = 1024;
+pub(super) const MAX_COMPARED: usize = 1024;
 /// Earlier things that a thing is found near to, per key: where all of these are dropped, it is
 /// dropped for none of those behind them.
 const MAX_NEAR: usize = 16;
 
 /// Things of one kind with their keys.
 pub(super) struct Table<R: Rule> {
-    rule: R,
-    measure: Measure,
-    items: Items<R::Mark>,
-    keys: Sorter<KEY_BYTES>,
+    pub(super) rule: R,
+    pub(super) items: Items<R::Mark>,
+    pub(super) keys: Sorter<KEY_BYTES>,
 }
 
 impl<R: Rule> Table<R> {
-    pub(super) fn new(rule: R, measure: Measure) -> io::Result<Self> {
+    pub(super) fn new(rule: R) -> io::Result<Self> {
         Ok(Self {
             rule,
-            measure,
             items: Items::new()?,
             keys: Sorter::new(),
         })
@@ -215,13 +218,8 @@ impl<R: Rule> Table<R> {
     }
 
     /// Finds the near pairs of different partitions.
-    pub(super) fn pairs(self, pairs: &mut Sorter<PAIR_BYTES>) -> io::Result<()> {
-        let Self {
-            rule,
-            measure,
-            items,
-            keys,
-        } = self;
+    pub(super) fn pairs(self, measure: Measure, pairs: &mut Sorter<PAIR_BYTES>) -> io::Result<()> {
+        let Self { rule, items, keys } = self;
         let items = items.seal()?;
         let mut key = [0; 8];
         // The first of a key is not read before there is a second: most have none.
@@ -229,7 +227,7 @@ impl<R: Rule> Table<R> {
         let mut known: Vec<(Place, R::Mark)> = Vec::new();
         for row in keys.sorted()? {
             let row = row?;
-            let number = u32::from_be_bytes([8, 9, 10, 11].map(|byte| row[byte]));
+            let number = numbered(&row);
             if (first.is_none() && known.is_empty()) || row[..8] != key {
                 key.copy_from_slice(&row[..8]);
                 known.clear();
@@ -249,6 +247,11 @@ impl<R: Rule> Table<R> {
         }
         Ok(())
     }
+}
+
+/// The number of a key's thing.
+pub(super) fn numbered(row: &[u8; KEY_BYTES]) -> u32 {
+    u32::from_be_bytes([8, 9, 10, 11].map(|byte| row[byte]))
 }
 
 /// Pairs of a thing with those before it, of other partitions.

@@ -11,14 +11,12 @@ use proto::dataset::v1::{Conversation, Prompt, Sample};
 use sha2::{Digest as _, Sha256};
 
 /// Hash of a text, long enough that no two of a dataset have the same.
-pub(super) type TextKey = [u8; 16];
+pub type TextKey = [u8; 16];
 
 /// What tells a sample from others.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Traits {
     pub(super) owner: Owner,
-    pub(super) ability: String,
-    /// Words of the prompts; empty where there are none.
-    pub(super) words: String,
     pub(super) prompt_key: Option<TextKey>,
     pub(super) prompt: Option<Signature>,
     pub(super) dialogue: Option<Signature>,
@@ -28,15 +26,6 @@ pub(super) struct Traits {
 impl Traits {
     /// The traits that the bounds ask for. A picture that cannot be decoded is near to none.
     pub(super) fn of(sample: &Sample, bounds: Bounds) -> Self {
-        let words: Vec<String> = sample.prompts.iter().map(prompt_words).collect();
-        let words = words.join("\n");
-        let prompt = bounds
-            .max_prompt_similarity
-            .and_then(|_| Signature::of_phrases(&words));
-        let dialogue = bounds.max_dialogue_similarity.and_then(|_| {
-            let conversation = sample.conversation.as_ref()?;
-            Signature::of(&dialogue_words(conversation))
-        });
         let hash = |file: &[u8]| {
             let picture = image::load_from_memory(file).ok()?;
             Some(ImageHash::of(&picture.to_rgb8()))
@@ -45,6 +34,26 @@ impl Traits {
             let files = sample.images.iter().map(encoded_file);
             files.filter_map(hash).collect()
         });
+        Self::with_pictures(sample, pictures.unwrap_or_default(), bounds)
+    }
+
+    /// As [`of`](Self::of), of a sample whose pictures' hashes are known.
+    pub(super) fn with_pictures(
+        sample: &Sample,
+        mut pictures: Vec<ImageHash>,
+        bounds: Bounds,
+    ) -> Self {
+        if bounds.max_picture_distance.is_none() {
+            pictures.clear();
+        }
+        let words = all_words(&sample.prompts);
+        let prompt = bounds
+            .max_prompt_similarity
+            .and_then(|_| Signature::of_phrases(&words));
+        let dialogue = bounds.max_dialogue_similarity.and_then(|_| {
+            let conversation = sample.conversation.as_ref()?;
+            Signature::of(&dialogue_words(conversation))
+        });
         Self {
             owner: Owner {
                 // The store takes no other ids.
@@ -52,14 +61,24 @@ impl Traits {
                 slot: sample.slot,
                 attempt: sample.attempt,
             },
-            ability: sample.ability.clone(),
             prompt_key: text_key(&words),
-            words,
             prompt,
             dialogue,
-            pictures: pictures.unwrap_or_default(),
+            pictures,
         }
     }
+}
+
+/// The words of a sample's prompts, by which they are compared all together.
+pub fn all_words(prompts: &[Prompt]) -> String {
+    let words: Vec<String> = prompts.iter().map(prompt_words).collect();
+    words.join("\n")
+}
+
+/// What two samples have in common whose prompts are the same, up to case, punctuation and emphasis;
+/// none where they have no words.
+pub fn prompts_key(prompts: &[Prompt]) -> Option<TextKey> {
+    text_key(&all_words(prompts))
 }
 
 fn text_key(words: &str) -> Option<TextKey> {

@@ -199,6 +199,11 @@ impl ShardEntry {
     pub(super) fn path(&self, folder: ShardFolder) -> Path {
         Path::from(format!("{}/{}.parquet", folder.name(), self.sha256))
     }
+
+    /// What is compared of its samples.
+    pub(super) fn marks_path(&self) -> Path {
+        Path::from(format!("marks/{}", self.sha256))
+    }
 }
 
 impl PartitionManifest {

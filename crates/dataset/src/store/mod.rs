@@ -9,8 +9,11 @@
 //! makers.json                       the services and models that a synthesis was begun with
 //! rounds/<round>.json               samples that repeat one of another partition, when all
 //!                                   partitions of the round before are there
+//! rounds/<round>.claim              which of several processes writes that
 //! manifest/<ability>-r<round>-<number>.json
 //!                                   a partition of their slots, made anew
+//! marks/<sha256>                    what is compared of a shard's samples, so that no picture is
+//!                                   decoded for it; may be missing, and is then made from the shard
 //! ```
 //!
 //! A sample that `rounds/` names stays in its shard and is no part of the data: a [`Reader`] leaves

@@ -1,7 +1,7 @@
 //! Reads a dataset, one shard in memory at a time.
 
 use super::{
-    Error, Root, Standing,
+    Dropped, Error, Root, Standing,
     manifest::{DatasetHeader, PartitionManifest, ShardEntry, ShardFolder, Statistics},
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use proto::dataset::v1::Sample;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Manifest objects asked for at once.
 const CONCURRENT_READ_COUNT: usize = 16;
@@ -128,7 +128,7 @@ impl Reader {
     }
 
     /// All samples that the partition's shard holds.
-    pub(super) async fn stored_samples_of(
+    pub(crate) async fn stored_samples_of(
         &self,
         manifest: &PartitionManifest,
     ) -> Result<Vec<Sample>, Error> {
@@ -137,8 +137,50 @@ impl Reader {
     }
 
     /// Whether a sample repeats one of another partition, and is no part of the data.
-    pub(super) fn drops(&self, id: &str) -> bool {
+    pub(crate) fn drops(&self, id: &str) -> bool {
         self.standing.drops(id)
+    }
+
+    /// The samples that slots of a later round's partition had before, and that repeated others; by
+    /// slot and attempt.
+    ///
+    /// # Errors
+    /// As [`samples_of`](Self::samples_of).
+    pub async fn dropped_before(&self, later: &Partition) -> Result<Vec<Sample>, Error> {
+        let open: BTreeMap<u64, u32> = later
+            .open_slots()
+            .map(|open| (open.slot, open.first_attempt))
+            .collect();
+        let is_before = |dropped: &&Dropped| {
+            let next = open.get(&dropped.slot);
+            dropped.ability == later.ability && next.is_some_and(|&next| dropped.attempt < next)
+        };
+        let dropped = self.standing.dropped().map(|(dropped, _)| dropped);
+        let mut ids: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
+        for dropped in dropped.filter(is_before) {
+            let ids = ids.entry(&dropped.partition).or_default();
+            ids.insert(&dropped.id);
+        }
+        let mut samples = Vec::new();
+        for (partition, manifest) in self.partitions() {
+            if let Some(ids) = ids.get(partition.to_string().as_str()) {
+                let stored = self.stored_samples_of(manifest).await?.into_iter();
+                samples.extend(stored.filter(|sample| ids.contains(sample.id.as_str())));
+            }
+        }
+        samples.sort_by_key(|sample| (sample.slot, sample.attempt));
+        Ok(samples)
+    }
+
+    /// The object beside a shard that says what is compared of its samples; none where nobody kept it.
+    pub(crate) async fn marks(&self, shard: &ShardEntry) -> Result<Option<Bytes>, Error> {
+        self.root.read(&shard.marks_path()).await
+    }
+
+    /// Keeps such an object, where there is none.
+    pub(crate) async fn keep_marks(&self, shard: &ShardEntry, marks: Bytes) -> Result<(), Error> {
+        let is_created = self.root.create(&shard.marks_path(), marks).await;
+        is_created.map(|_| ())
     }
 
     /// Examples of what one partition's gates rejected, with the verdicts; no conversation where

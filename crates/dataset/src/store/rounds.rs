@@ -190,6 +190,20 @@ async fn read(root: &Root, plan: &Plan, round: u32) -> Result<Option<Round>, Err
     Round::parse(&root.name_of(&path), &content, plan, round).map(Some)
 }
 
+pub(super) async fn is_there(root: &Root, plan: &Plan, round: u32) -> Result<bool, Error> {
+    Ok(read(root, plan, round).await?.is_some())
+}
+
+/// Creates the claim to a round, or finds whose it is.
+pub(super) async fn claim(root: &Root, round: u32, claimant: &str) -> Result<bool, Error> {
+    let path = Path::from(format!("rounds/{round}.claim"));
+    if root.create(&path, claimant.to_owned().into()).await? {
+        return Ok(true);
+    }
+    let found = root.read(&path).await?;
+    Ok(found.is_some_and(|found| found == claimant.as_bytes()))
+}
+
 /// Writes a round, or finds that the same one is there.
 pub(super) async fn put(root: &Root, plan: &Plan, ours: &Round) -> Result<(), Error> {
     let path = Round::path(ours.round);

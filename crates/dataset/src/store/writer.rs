@@ -13,6 +13,7 @@ use crate::{
     plan::{Partition, Plan},
     shard,
 };
+use bytes::Bytes;
 use object_store::path::Path;
 use proto::dataset::v1::Sample;
 use std::collections::BTreeMap;
@@ -145,6 +146,29 @@ impl Writer {
         let object = self.root.name_of(&path);
         let found = self.root.read(&path).await?.unwrap_or_default();
         from_json(&object, &found)
+    }
+
+    /// Keeps what is compared of a shard's samples beside it, where nobody has.
+    pub(crate) async fn keep_marks(&self, shard: &ShardEntry, marks: Bytes) -> Result<(), Error> {
+        let is_created = self.root.create(&shard.marks_path(), marks).await;
+        is_created.map(|_| ())
+    }
+
+    /// Whether `claimant` is the one to write a round, as the first that asked: so several processes
+    /// need not compare the same samples. One that waits for another in vain may write it all the same.
+    ///
+    /// # Errors
+    /// The place cannot be written.
+    pub async fn claims_round(&self, round: u32, claimant: &str) -> Result<bool, Error> {
+        rounds::claim(&self.root, round, claimant).await
+    }
+
+    /// Whether a round is written, by whomever.
+    ///
+    /// # Errors
+    /// The place cannot be read, or the round is damaged.
+    pub async fn has_round(&self, round: u32) -> Result<bool, Error> {
+        rounds::is_there(&self.root, &self.plan, round).await
     }
 
     /// Commits what stands between two rounds. That it is there already, and equal, is success.

@@ -21,6 +21,9 @@ use crate::recipe::Gates;
 
 /// Name of the gate that looks at a prompt's form.
 pub const PROMPT_FORM: &str = "prompt_form";
+/// Name of the gate that refuses, in a later round, the very prompts of an earlier sample. The first
+/// round's are compared when all its partitions are there.
+pub const SAME_PROMPT: &str = "repeated_prompt";
 /// Name of the gate that refuses prompts whose words were nearly used before.
 pub const NEAR_PROMPT: &str = "near_duplicate_prompt";
 /// Name of the gate that refuses prompts whose meaning was nearly used before.

@@ -3,11 +3,13 @@
 //! A sample is entered when its prompt has passed, is completed as it goes on, and is taken out when
 //! it comes to nothing, so that it stands in nobody's way.
 
-use dataset::{identity::SampleId, image_hash::ImageHash, minhash::Signature};
+use dataset::{duplicates::TextKey, identity::SampleId, image_hash::ImageHash, minhash::Signature};
 
 /// What tells a sample from others; a part is there once it has been measured.
 #[derive(Debug, Clone, Default)]
 pub struct Traits {
+    /// Of all the sample's prompts, where they are looked for: with its first picture.
+    pub prompts_key: Option<TextKey>,
     /// Of the prompt's words.
     pub prompt: Option<Signature>,
     /// Unit vector of the prompt.
@@ -41,6 +43,12 @@ impl Held {
     /// Takes a sample out.
     pub fn forget(&mut self, id: SampleId) {
         self.samples.retain(|(entered, _)| *entered != id);
+    }
+
+    /// Whether a sample has these very prompts.
+    pub fn has_prompts(&self, key: TextKey) -> bool {
+        let mut traits = self.samples.iter().map(|(_, traits)| traits);
+        traits.any(|traits| traits.prompts_key == Some(key))
     }
 
     /// Hashes of the pictures that are there.

@@ -7,7 +7,7 @@ use proto::{
     dialogue::v1::DialogueItem,
 };
 
-use super::{Draft, Work};
+use super::{Draft, Kept, Work};
 use crate::synth::{
     gates::{self, dialogue},
     stages,
@@ -24,11 +24,11 @@ impl Work<'_> {
         let seed = self.plan.wanted.recipe_seed;
         let settings = &self.plan.dialogue;
         let written = stages::dialogues(self.suite, seed, settings, items.collect()).await?;
-        let mut conversations = self.keep(written);
+        let mut conversations = Kept::of(written);
         let mut samples = Vec::new();
         for draft in drafts {
-            match conversations.remove(&draft.id.to_string()) {
-                None => self.give_up(&draft),
+            match conversations.take(draft.id) {
+                None => self.fail(&draft, conversations.first_failure([draft.id])),
                 Some(conversation) => samples.extend(self.accept(draft, conversation).await?),
             }
         }
@@ -48,13 +48,19 @@ impl Work<'_> {
         draft.gates.extend(judged);
         let whole = self.sample(draft.clone(), Some(conversation.clone()));
         if let Some(fault) = dataset::store::fault(&whole) {
-            self.fail(&draft, &stages::failure("MALFORMED_ITEM", fault));
+            let failure = stages::failure("MALFORMED_ITEM", fault);
+            self.fail(&draft, Some(&failure));
             return Ok(None);
         }
         if let Some(rejection) = gates::rejection(&draft.gates).cloned() {
             self.reject(&rejection, draft, Some(conversation));
             return Ok(None);
         }
+        let names: Vec<_> = draft.pictures().map(|(name, _)| name).collect();
+        let hashes = names
+            .into_iter()
+            .filter_map(|name| self.held.of(name)?.picture);
+        self.outcome.pictures.insert(draft.slot, hashes.collect());
         if let Some(traits) = self.held.of(draft.id) {
             traits.dialogue = own;
         }

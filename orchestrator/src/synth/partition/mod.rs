@@ -13,12 +13,16 @@ mod earlier;
 mod pictures;
 mod prompts;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use dataset::{
     duplicates::Frozen,
     identity::{SampleId, SampleKey},
+    image_hash::ImageHash,
     plan::{OpenSlot, Partition},
     store::PartitionTally,
 };
@@ -36,6 +40,8 @@ use crate::suite::Suite;
 pub(super) struct Outcome {
     /// Accepted samples, by slot.
     pub(super) samples: Vec<Sample>,
+    /// Hashes of their pictures, likewise.
+    pub(super) pictures: BTreeMap<u64, Vec<ImageHash>>,
     /// Examples of rejected ones, [`EXAMPLES_PER_GATE`] of each gate.
     pub(super) rejected: Vec<Sample>,
     /// What became of the attempts.
@@ -47,6 +53,8 @@ pub(super) struct Task<'a> {
     pub(super) partition: &'a Partition,
     /// What earlier rounds accepted; none in the first round.
     pub(super) frozen: Option<Arc<Frozen>>,
+    /// Prompts with which its slots came to nothing in earlier rounds, where the next attempts are told.
+    pub(super) failed_texts: Vec<String>,
 }
 
 /// Makes one partition.
@@ -56,9 +64,14 @@ pub(super) struct Task<'a> {
 pub(super) async fn make(
     suite: &Suite,
     plan: &Plan,
-    Task { partition, frozen }: Task<'_>,
+    task: Task<'_>,
     watcher: &dyn Watcher,
 ) -> Result<Outcome> {
+    let Task {
+        partition,
+        frozen,
+        failed_texts,
+    } = task;
     let earlier_texts = frozen
         .as_ref()
         .map(|frozen| frozen.texts(&partition.ability));
@@ -72,7 +85,7 @@ pub(super) async fn make(
         held: Held::default(),
         texts: earlier_texts.unwrap_or_default().to_vec(),
         frozen,
-        failed_texts: Vec::new(),
+        failed_texts,
     };
     let mut open: Vec<OpenSlot> = partition.open_slots().collect();
     for attempt in 0..plan.max_attempts {
@@ -169,21 +182,11 @@ impl Work<'_> {
         .id()
     }
 
-    /// Keeps the results and counts the failures.
-    fn keep<T>(&mut self, outcomes: Outcomes<T>) -> BTreeMap<String, T> {
-        let mut kept = BTreeMap::new();
-        for (id, outcome) in outcomes {
-            match outcome {
-                Ok(value) => {
-                    kept.insert(id, value);
-                }
-                Err(failure) => self.count_failure(&failure),
-            }
-        }
-        kept
-    }
-
-    fn count_failure(&mut self, failure: &ItemFailure) {
+    /// Counts an attempt that came to nothing, once, whatever of it failed.
+    fn count_failure(&mut self, failure: Option<&ItemFailure>) {
+        let Some(failure) = failure else {
+            return;
+        };
         tracing::debug!(
             reason = failure.reason,
             message = failure.message,
@@ -195,7 +198,7 @@ impl Work<'_> {
     }
 
     /// A draft that could not go on: counted as failed, and out of the others' way.
-    fn fail(&mut self, draft: &Draft, failure: &ItemFailure) {
+    fn fail(&mut self, draft: &Draft, failure: Option<&ItemFailure>) {
         self.count_failure(failure);
         self.give_up(draft);
     }
@@ -242,5 +245,61 @@ impl Work<'_> {
     }
 }
 
+/// What a stage made, and what it could not, by the names of what was asked for.
+struct Kept<T> {
+    made: HashMap<String, T>,
+    failed: HashMap<String, ItemFailure>,
+}
+
+impl<T> Kept<T> {
+    fn of(outcomes: Outcomes<T>) -> Self {
+        let (mut made, mut failed) = (HashMap::new(), HashMap::new());
+        for (name, outcome) in outcomes {
+            match outcome {
+                Ok(value) => drop(made.insert(name, value)),
+                Err(failure) => drop(failed.insert(name, failure)),
+            }
+        }
+        Self { made, failed }
+    }
+
+    fn take(&mut self, name: SampleId) -> Option<T> {
+        self.made.remove(&name.to_string())
+    }
+
+    /// Why the first of `names` that failed did.
+    fn first_failure(&self, names: impl IntoIterator<Item = SampleId>) -> Option<&ItemFailure> {
+        let mut names = names.into_iter();
+        names.find_map(|name| self.failed.get(&name.to_string()))
+    }
+}
+
 /// Rejected samples kept per partition and gate, for people to look at.
 const EXAMPLES_PER_GATE: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_of_several_failures_is_told_by_the_first_of_them() {
+        let key = |slot| SampleKey {
+            recipe_seed: 1,
+            ability: "animal",
+            slot,
+            attempt: 0,
+        };
+        let [one, two, three] = [0, 1, 2].map(|slot| key(slot).id());
+        let failed = |reason: &str| Err(stages::failure(reason, "no"));
+        let outcomes = [(one, Ok(7)), (two, failed("LATE")), (three, failed("CUT"))];
+        let outcomes = outcomes.map(|(name, outcome)| (name.to_string(), outcome));
+        let mut kept = Kept::of(outcomes.into_iter().collect());
+        assert_eq!(
+            [kept.take(one), kept.take(one), kept.take(two)],
+            [Some(7), None, None]
+        );
+        let told = kept.first_failure([one, three, two]);
+        assert_eq!(told.map(|failure| failure.reason.as_str()), Some("CUT"));
+        assert_eq!(kept.first_failure([one]), None);
+    }
+}

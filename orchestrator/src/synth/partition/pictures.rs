@@ -1,7 +1,5 @@
 //! The second stage of an attempt: pictures, and what they must pass.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use dataset::{identity::SampleId, image_hash::ImageHash};
 use image::RgbImage;
@@ -10,7 +8,7 @@ use proto::{
     diffusion::v1::{ImageItem, SafetyVerdict},
 };
 
-use super::{Draft, Work, prompts::plain_text};
+use super::{Draft, Kept, Work, prompts::plain_text};
 use crate::synth::{
     Plan,
     gates::{self, picture},
@@ -48,7 +46,7 @@ impl Work<'_> {
             watcher.image_done()
         })
         .await?;
-        let mut images = self.keep(images);
+        let mut images = Kept::of(images);
         let mut passed = Vec::new();
         for draft in drafts {
             passed.extend(self.choose_pictures(draft, &mut images).await?);
@@ -60,7 +58,7 @@ impl Work<'_> {
     async fn choose_pictures(
         &mut self,
         mut draft: Draft,
-        images: &mut BTreeMap<String, Rendered>,
+        images: &mut Kept<Rendered>,
     ) -> Result<Option<Draft>> {
         for index in 0..draft.prompts.len() {
             let name = draft.id.picture(index as u32);
@@ -69,9 +67,12 @@ impl Work<'_> {
                 name,
                 prompt: &draft.prompts[index],
             };
-            let Some(best) = self.best_candidate(own, images).await? else {
-                self.give_up(&draft);
-                return Ok(None);
+            let best = match self.best_candidate(own, images).await? {
+                Ok(best) => best,
+                Err(failure) => {
+                    self.fail(&draft, failure.as_ref());
+                    return Ok(None);
+                }
             };
             draft.images.push(best.image);
             draft.gates.extend(best.gates);
@@ -107,32 +108,28 @@ impl Work<'_> {
     }
 
     /// Of the pictures of one prompt, the one that fits it best among those that pass, or else
-    /// among all. None where none could be made; that is counted here.
+    /// among all; why the first could not be made, where none could.
     async fn best_candidate(
-        &mut self,
+        &self,
         own: Own<'_>,
-        images: &mut BTreeMap<String, Rendered>,
-    ) -> Result<Option<Candidate>> {
+        images: &mut Kept<Rendered>,
+    ) -> Result<Result<Candidate, Option<ItemFailure>>> {
         let mut best: Option<Candidate> = None;
+        let mut first_failure = None;
         for id in self.candidate_ids(own.name) {
-            let Some(rendered) = images.remove(&id.to_string()) else {
-                continue;
+            let candidate = match images.take(id) {
+                Some(rendered) => self.candidate(own, id, rendered).await?.map_err(Some),
+                None => Err(images.first_failure([id]).cloned()),
             };
-            let candidate = match self.candidate(own, id, rendered).await? {
-                Ok(candidate) => candidate,
-                Err(failure) => {
-                    self.count_failure(&failure);
-                    continue;
+            match candidate {
+                Ok(found) if best.as_ref().is_none_or(|best| found.is_better_than(best)) => {
+                    best = Some(found);
                 }
-            };
-            if best
-                .as_ref()
-                .is_none_or(|best| candidate.is_better_than(best))
-            {
-                best = Some(candidate);
+                Ok(_) => {}
+                Err(failure) => first_failure = first_failure.or(failure),
             }
         }
-        Ok(best)
+        Ok(best.ok_or(first_failure))
     }
 
     async fn candidate(
@@ -161,7 +158,7 @@ impl Work<'_> {
         if !is_blank && let Err(failure) = self.measure(own, &mut candidate).await? {
             return Ok(Err(failure));
         }
-        self.compare(&mut candidate);
+        self.compare(&mut candidate).await?;
         match self.plan.gates.refuse_unsafe {
             false => candidate.gates.push(picture::safety(safety)),
             true => {
@@ -224,11 +221,11 @@ impl Work<'_> {
     }
 
     /// The gates that hold a picture against others.
-    fn compare(&self, candidate: &mut Candidate) {
+    async fn compare(&self, candidate: &mut Candidate) -> Result<()> {
         let rules = &self.plan.gates;
         let Candidate { hash, vector, .. } = candidate;
         let mut accepted = self.held.pictures();
-        accepted.extend(self.earlier_picture(hash));
+        accepted.extend(self.earlier_picture(*hash).await?);
         let duplicate = picture::duplicate(rules, *hash, &accepted);
         let nearest = (!vector.is_empty()).then(|| {
             self.held
@@ -240,6 +237,7 @@ impl Work<'_> {
         candidate
             .gates
             .extend([duplicate, content, leak].into_iter().flatten());
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use proto::{
     promptgen::v1::{GeneratePromptsRequest, PromptItem},
 };
 
-use super::{Draft, Work};
+use super::{Draft, Kept, Work, earlier::Earlier};
 use crate::synth::{
     gates::{self, Traits},
     stages,
@@ -22,13 +22,14 @@ impl Work<'_> {
         attempt: u32,
     ) -> Result<Vec<Draft>> {
         let prompts = stages::prompts(self.suite, self.prompt_request(ids, attempt)).await?;
-        let mut prompts = self.keep(prompts);
+        let mut prompts = Kept::of(prompts);
         let mut drafts = Vec::new();
         for &(slot, id) in ids {
-            let own =
-                (0..self.picture_count).map(|index| prompts.remove(&id.picture(index).to_string()));
+            let names: Vec<SampleId> = (0..self.picture_count).map(|n| id.picture(n)).collect();
             // The prompts of a sample stand or fall together.
+            let own = names.iter().map(|&name| prompts.take(name));
             let Some(own) = own.collect::<Option<Vec<Prompt>>>() else {
+                self.count_failure(prompts.first_failure(names));
                 continue;
             };
             drafts.push(Draft {
@@ -91,27 +92,37 @@ impl Work<'_> {
     }
 
     /// Holds the prompts of a draft against the gates, each against those before it too, and enters
-    /// them; the rejection of the first that does not pass. `earlier` is the similarity of all of
-    /// them with those of a sample of an earlier round, and counts as the first one's.
+    /// them; the rejection of the first that does not pass. `earlier` is how near all of them come to
+    /// those of a sample of an earlier round, and counts as the first one's.
     fn judge_prompts(
         &mut self,
         draft: &mut Draft,
         vectors: Option<Vec<Vec<f32>>>,
-        earlier: f64,
+        earlier: Earlier,
     ) -> Option<GateResult> {
+        // Looked for before they are entered, and counted where no other gate speaks.
+        let same_prompts = self.same_prompts(earlier);
         let mut vectors = vectors.map(Vec::into_iter);
         for index in 0..draft.prompts.len() {
             let prompt = &draft.prompts[index];
             let vector = vectors.as_mut().and_then(Iterator::next);
-            let earlier = if index == 0 { earlier } else { 0.0 };
-            let (results, traits) = self.judge_prompt(prompt, vector, earlier);
+            let (similarity, prompts_key) = match index {
+                0 => (earlier.similarity, earlier.key),
+                _ => (0.0, None),
+            };
+            let (results, traits) = self.judge_prompt(prompt, vector, similarity);
             draft.gates.extend(results);
             if let Some(rejection) = gates::rejection(&draft.gates) {
                 return Some(rejection.clone());
             }
+            let traits = Traits {
+                prompts_key,
+                ..traits
+            };
             self.held.enter(draft.id.picture(index as u32), traits);
         }
-        None
+        draft.gates.extend(same_prompts.clone());
+        same_prompts
     }
 
     /// What the gates say of a prompt, and what tells it from others.
