@@ -19,6 +19,7 @@ use std::{
 use anyhow::Result;
 use dataset::{
     duplicates::Bounds,
+    plan::Partition,
     store::{ACROSS_PARTITIONS, Location, Reader, Standing, Step, Writer},
 };
 use proto::promptgen::v1::PromptSplit;
