@@ -125,6 +125,16 @@ async fn a_comparison_that_two_processes_make_is_published_by_one_and_accepted_b
         let held = held.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let writing = pipe.wait_for_reader();
         assert!(!shared.join("rounds/1.json").exists());
+        let export = |name: &str, partial: &[&str]| {
+            let mut command = program("diptych");
+            command.arg("export").arg(&shared).args(partial);
+            command.args(["--format", "llava", "--out"]);
+            let ended = command.arg(bench.folder.path().join(name)).output();
+            ended.unwrap().status.code()
+        };
+        let name = format!("exported-{number}");
+        assert_eq!(export(&name, &[]), Some(2), "it may hold what repeats");
+        assert_eq!(export(&name, &["--allow-partial"]), Some(0));
         let other = bench.finished(share(0));
         assert_eq!(other["later_rounds"], 1, "{other}");
         assert!(shared.join("rounds/2.json").exists());

@@ -284,12 +284,14 @@ async fn pictures_are_decoded_once_and_again_only_where_that_was_lost() {
     );
 
     let mut files = std::fs::read_dir(&marks).unwrap();
-    std::fs::write(files.next().unwrap().unwrap().path(), "damaged").unwrap();
+    let damaged = files.next().unwrap().unwrap().path();
+    std::fs::write(&damaged, "damaged").unwrap();
     for file in files {
         std::fs::remove_file(file.unwrap().path()).unwrap();
     }
     assert_eq!(among(&reader, BOUNDS).await.unwrap(), expected);
     assert_eq!(kept(), reader.partitions().len());
+    assert_ne!(std::fs::read(damaged).unwrap(), b"damaged");
 }
 
 #[tokio::test]

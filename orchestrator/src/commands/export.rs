@@ -61,7 +61,8 @@ pub enum ExportFormat {
 pub(super) async fn execute(args: ExportArgs, session: &Session) -> Result<()> {
     let reader = open_dataset(&args.dataset).await?;
     let missing_partitions = reader.missing().count() as u64;
-    check_whole(&args, &reader).map_err(|error| error.context(BadInput))?;
+    let is_compared = reader.is_compared().await?;
+    check_whole(&args, &reader, is_compared).map_err(|error| error.context(BadInput))?;
     let settings = Settings {
         format: args.format.into(),
         max_file_bytes: args.max_file_mib << 20,
@@ -90,10 +91,9 @@ pub(super) async fn execute(args: ExportArgs, session: &Session) -> Result<()> {
     session.say(&outcome, &sentence)
 }
 
-/// Refuses a dataset that is still to be completed, or warns where it is wanted as it is. Whether a
-/// recipe compares partitions at all is not known here: it counts from the first round on that was made.
-fn check_whole(args: &ExportArgs, reader: &Reader) -> Result<()> {
-    let lack = match reader.standing().step(reader.plan(), false) {
+/// Refuses a dataset that is still to be completed, or warns where it is wanted as it is.
+fn check_whole(args: &ExportArgs, reader: &Reader, is_compared: bool) -> Result<()> {
+    let lack = match reader.standing().step(reader.plan(), is_compared) {
         Step::Done => return Ok(()),
         Step::Make { round, missing } => {
             let (missing, all) = (
@@ -107,7 +107,7 @@ fn check_whole(args: &ExportArgs, reader: &Reader) -> Result<()> {
             format!("{missing} of {all} partitions{round} are missing")
         }
         Step::Compare { .. } => {
-            "its last round was not looked through for samples that repeat others".to_owned()
+            "its partitions were not looked through for samples that repeat others".to_owned()
         }
     };
     let planned: u64 = reader.plan().sample_counts.values().sum();

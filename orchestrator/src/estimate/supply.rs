@@ -31,12 +31,12 @@ pub fn supplies(recipe: &Recipe, assets: &Assets) -> Result<Vec<Supply>> {
         let count = |ability| distinct_prompts(recipe, ability, wanted);
         // Promptgen itself refuses what it does not know.
         let distinct_prompts = abilities.get(name).map(count).transpose()?.flatten();
-        let short = distinct_prompts.filter(|&count| count < wanted);
         Ok(Supply {
             ability: name.clone(),
             wanted,
             distinct_prompts,
-            at_most: short.filter(|_| refuses_repetition(recipe, wanted)),
+            // Two slots never share a prompt: those past the last one stay empty.
+            at_most: distinct_prompts.filter(|&count| count < wanted),
         })
     };
     recipe.synth.abilities.iter().map(supply).collect()
@@ -59,17 +59,13 @@ pub fn within(mut recipe: Recipe, supplies: &[Supply]) -> Recipe {
 impl Supply {
     /// What is to be said of an ability that has fewer prompts than samples are wanted.
     pub fn warning(&self) -> Option<String> {
-        let count = self.distinct_prompts.filter(|&count| count < self.wanted)?;
+        let most = self.at_most?;
         let Self {
             ability, wanted, ..
         } = self;
-        let follows = match self.at_most {
-            Some(most) => format!("at most {most} samples can be had"),
-            None => "prompts will be drawn again, with other seeds".to_owned(),
-        };
         Some(format!(
-            "{ability}: {wanted} samples are wanted, and the grammar has {count} distinct prompts: \
-             {follows}; ask for fewer, add values to abilities/{ability}.toml, or let a language model \
+            "{ability}: {wanted} samples are wanted, and the grammar has {most} distinct prompts: \
+             at most {most} samples can be had; ask for fewer, add values to abilities/{ability}.toml, or let a language model \
              write (`backend` under [synth.prompts])"
         ))
     }
@@ -93,14 +89,6 @@ fn distinct_prompts(recipe: &Recipe, ability: &Ability, wanted: u64) -> Result<O
     let sets = ability.picture_sets(&draw).map_err(refused)?;
     let count = sets.take(most).count() as u64;
     Ok(Some(count).filter(|&count| count < wanted))
-}
-
-/// Whether no two samples of one ability may have the same prompt.
-fn refuses_repetition(recipe: &Recipe, wanted: u64) -> bool {
-    let synth = &recipe.synth;
-    let bound = synth.gates.max_prompt_similarity;
-    let is_one_partition = wanted <= dataset::plan::PARTITION_SLOT_COUNT;
-    bound.is_some_and(|bound| bound < 1.0) && (is_one_partition || synth.max_rounds > 0)
 }
 
 #[cfg(test)]
@@ -136,13 +124,12 @@ mod tests {
         assert_eq!(possible.synth.abilities["animal"], prompts);
         assert_eq!(possible.synth.abilities["food"], 2);
 
-        // Fewer styles are fewer prompts, and without the gate they come again.
+        // Fewer styles are fewer prompts, whatever the gates.
         let styled = recipe(
             "abilities = { animal = 100000 }\nstyle_weights = { cartoon = 1.0 }\n[synth.gates]\n",
         );
         let found = supplies(&styled, &assets).unwrap().remove(0);
         assert!(found.distinct_prompts.unwrap() < prompts);
-        assert_eq!(found.at_most, None);
-        assert!(found.warning().unwrap().contains("drawn again"));
+        assert_eq!(found.at_most, found.distinct_prompts);
     }
 }

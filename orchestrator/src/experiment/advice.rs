@@ -2,6 +2,10 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
+use dataset::store::ACROSS_PARTITIONS;
+
+use crate::synth::gates;
+
 /// Most pieces of advice at a time: what helps against the commonest reasons is tried first.
 const MAX_PIECES: usize = 3;
 
@@ -25,8 +29,24 @@ pub(super) fn advice(rejected: &BTreeMap<String, u64>) -> String {
     }
 }
 
-/// What helps against a reason: the name of a gate, or of a service's failure, in capitals.
+/// What helps against a reason as a tally counts it: `not_made:` and a service's failure, in capitals;
+/// `across_partitions:` and a measure; or the name of a gate.
 fn against(reason: &str) -> &'static str {
+    match reason.split_once(':') {
+        Some((gates::NOT_MADE, failure)) => against_failure(failure),
+        Some((ACROSS_PARTITIONS, measure)) => against_gate(measure),
+        _ => against_gate(reason),
+    }
+}
+
+fn against_gate(gate: &str) -> &'static str {
+    match gate {
+        gates::SAME_PROMPT => "ask for fewer samples under [synth.abilities]",
+        _ => GATE,
+    }
+}
+
+fn against_failure(reason: &str) -> &'static str {
     match reason {
         "LANGUAGE_MODEL_CONTEXT_FULL" => {
             "take a language model with a longer context, give it more tokens to answer in, or ask for fewer `synth.dialogue.rounds`"
@@ -46,11 +66,7 @@ fn against(reason: &str) -> &'static str {
         _ if reason.starts_with("LANGUAGE_MODEL_") => {
             "look after the language model, or take another one"
         }
-        // A gate's name is a key, and a failure's is not.
-        _ if reason.chars().any(char::is_uppercase) => {
-            "mend what the service refuses, whose log says more"
-        }
-        _ => GATE,
+        _ => "mend what the service refuses, whose log says more",
     }
 }
 
@@ -67,19 +83,24 @@ mod tests {
 
     #[test]
     fn what_is_no_gate_is_not_loosened() {
-        let full = advice(&counted(&[("LANGUAGE_MODEL_CONTEXT_FULL", 4)]));
+        let full = advice(&counted(&[("not_made:LANGUAGE_MODEL_CONTEXT_FULL", 4)]));
         assert!(
             full.contains("longer context") && !full.contains("gate"),
             "{full}"
         );
-        let few = advice(&counted(&[("TOO_FEW_QUESTIONS", 4)]));
+        let few = advice(&counted(&[("not_made:TOO_FEW_QUESTIONS", 4)]));
         assert!(
             few.contains("synth.dialogue.rounds") && !few.contains("gate"),
             "{few}"
         );
-        let other = advice(&counted(&[("NOT_FINITE", 1)]));
+        let other = advice(&counted(&[("not_made:NOT_FINITE", 1)]));
         assert!(!other.contains("gate"), "{other}");
-        let both = advice(&counted(&[("UNUSABLE_ANSWERS", 1), ("blank_image", 3)]));
+        let same = advice(&counted(&[("across_partitions:repeated_prompt", 2)]));
+        assert!(same.contains("fewer samples"), "{same}");
+        let both = advice(&counted(&[
+            ("not_made:UNUSABLE_ANSWERS", 1),
+            ("blank_image", 3),
+        ]));
         assert!(
             both.starts_with(GATE) && both.contains("another language model"),
             "{both}"

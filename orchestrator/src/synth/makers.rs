@@ -45,12 +45,14 @@ pub async fn makers(suite: &Suite, plan: &Plan) -> Result<Makers> {
         let models = models.into_iter().chain(measuring_models);
         makers.extend(models.map(|model| (model.name, model.sha256)));
     }
-    let scoring = scoring(suite, plan).await?;
-    makers.extend(scoring.map(|model| ("scoring".to_owned(), model)));
-    let safety = safety(suite, plan).await?;
-    makers.extend(safety.map(|model| ("safety".to_owned(), model)));
-    let embedding = embedding(suite, plan).await?;
-    makers.extend(embedding.map(|model| ("embedding".to_owned(), model)));
+    for (name, judge) in [
+        (SCORING, scoring(suite, plan).await?),
+        (SAFETY, safety(suite, plan).await?),
+        (EMBEDDING, embedding(suite, plan).await?),
+    ] {
+        let model = judge.map(|model| model.unwrap_or_else(|| NOBODY.to_owned()));
+        makers.extend(model.map(|model| (name.to_owned(), model)));
+    }
     for name in plan.wanted.sample_counts.keys() {
         let request = GetAbilityRequest { name: name.clone() };
         let reply = match suite.promptgen.clone().get_ability(request.clone()).await {
@@ -70,13 +72,26 @@ pub async fn makers(suite: &Suite, plan: &Plan) -> Result<Makers> {
     Ok(makers)
 }
 
-/// Refuses to go on with other makers than a dataset was begun with.
+const SCORING: &str = "scoring";
+const SAFETY: &str = "safety";
+const EMBEDDING: &str = "embedding";
+/// In the place of a model that a gate asks for and nobody offers: what was begun unchecked is not
+/// continued checked.
+const NOBODY: &str = "none";
+
+/// Refuses to go on with other makers than a dataset was begun with. Models may be served beside them
+/// that nothing asks.
 ///
 /// # Errors
 /// Names the first that is another, and the ways out.
 pub fn check_makers(before: &Makers, now: &Makers, place: &dyn Display) -> Result<()> {
     let same = |&(name, version): &(&String, &String)| now.get(name) == Some(version);
-    let Some((name, version)) = before.iter().find(|made| !same(made)) else {
+    let judges = [SCORING, SAFETY, EMBEDDING].into_iter();
+    let mut new = judges.filter(|name| now.contains_key(*name) && !before.contains_key(*name));
+    let nobody = NOBODY.to_owned();
+    let first = before.iter().find(|made| !same(made));
+    let first = first.map(|(name, version)| (name.as_str(), version));
+    let Some((name, version)) = first.or_else(|| Some((new.next()?, &nobody))) else {
         return Ok(());
     };
     let way_out = "bring it back, or choose another --out";
@@ -91,9 +106,12 @@ pub fn check_makers(before: &Makers, now: &Makers, place: &dyn Display) -> Resul
     Err(other.context(BadInput))
 }
 
+/// A model that a gate asks for, if anybody offers it; nothing where no gate asks.
+type Judge = Option<Option<String>>;
+
 /// The model that scores pictures, where a gate asks it and somebody offers it. The answers carry its
 /// name, so it is asked about a small one.
-async fn scoring(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
+async fn scoring(suite: &Suite, plan: &Plan) -> Result<Judge> {
     let rules = &plan.gates;
     let is_asked = rules.min_alignment.is_some()
         || rules.min_alignment_lead.is_some()
@@ -111,12 +129,14 @@ async fn scoring(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
         model: plan.measure.scoring_model.clone(),
     };
     let reply = scored(suite, request).await?;
-    Ok(reply.and_then(|reply| named(&reply.model, &reply.model_sha256)))
+    Ok(Some(reply.and_then(|reply| {
+        named(&reply.model, &reply.model_sha256)
+    })))
 }
 
 /// The model that tells whether pictures are safe, where a gate asks it and the scoring endpoint has
 /// one. That endpoint may be another than the one that renders, whose models are makers already.
-async fn safety(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
+async fn safety(suite: &Suite, plan: &Plan) -> Result<Judge> {
     if !plan.gates.refuse_unsafe {
         return Ok(None);
     }
@@ -129,7 +149,9 @@ async fn safety(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
         model: String::new(),
     };
     let reply = scored(suite, request).await?;
-    Ok(reply.and_then(|reply| named(&reply.safety_model, &reply.safety_model_sha256)))
+    Ok(Some(reply.and_then(|reply| {
+        named(&reply.safety_model, &reply.safety_model_sha256)
+    })))
 }
 
 /// What the scoring endpoint answers; none where it does not score.
@@ -146,7 +168,7 @@ async fn scored(suite: &Suite, request: ScoreImagesRequest) -> Result<Option<Sco
 }
 
 /// The model that embeds texts, likewise.
-async fn embedding(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
+async fn embedding(suite: &Suite, plan: &Plan) -> Result<Judge> {
     if plan.gates.max_prompt_cosine.is_none() {
         return Ok(None);
     }
@@ -159,8 +181,8 @@ async fn embedding(suite: &Suite, plan: &Plan) -> Result<Option<String>> {
         async move { client.embed_texts(request).await }
     });
     match reply.await {
-        Ok(reply) => Ok(named(&reply.model, &reply.model_sha256)),
-        Err(error) if stages::is_unimplemented(&error) => Ok(None),
+        Ok(reply) => Ok(Some(named(&reply.model, &reply.model_sha256))),
+        Err(error) if stages::is_unimplemented(&error) => Ok(Some(None)),
         Err(error) => Err(error),
     }
 }
@@ -207,6 +229,12 @@ mod tests {
             "{refused}"
         );
         assert!(check_makers(&makers("clip a"), &Makers::new(), &"runs/x").is_err());
-        assert!(check_makers(&Makers::new(), &makers("clip a"), &"runs/x").is_ok());
+        assert!(check_makers(&Makers::new(), &makers("clip a"), &"runs/x").is_err());
+        assert!(check_makers(&makers(NOBODY), &makers("clip a"), &"runs/x").is_err());
+        assert!(check_makers(&makers("clip a"), &makers(NOBODY), &"runs/x").is_err());
+        // A model more that is served is nobody's business.
+        let mut more = makers("clip a");
+        more.insert("another model".to_owned(), "b".to_owned());
+        assert!(check_makers(&makers("clip a"), &more, &"runs/x").is_ok());
     }
 }

@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,7 +23,10 @@ use dataset::{
         Commit, Error as StoreError, Location, Reader, Round, Standing, Step, Writer, kill_point,
     },
 };
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{
+    StreamExt as _, TryStreamExt as _,
+    future::{Either, select},
+};
 
 use super::{
     CONCURRENT_PARTITIONS, Capped, Plan, Share, Watcher as _,
@@ -91,7 +95,10 @@ impl Making<'_> {
                 Step::Compare { round } => {
                     // It is read again for that, and not to be in memory twice.
                     drop(standing);
-                    self.compare(round).await?;
+                    if !self.compare(round).await? {
+                        made.stopped_at_budget = true;
+                        return Ok(None);
+                    }
                     continue;
                 }
                 Step::Make { round, missing } => (round, missing),
@@ -101,10 +108,11 @@ impl Making<'_> {
             if !own.is_empty() {
                 return Ok(Some((round, own)));
             }
-            if self.waits_for(listed, others.len()).await? {
-                continue;
+            match self.waits_for(listed, others.len()).await? {
+                Waited::Came => continue,
+                Waited::InVain => self.watcher.waited_in_vain(self.share.wait, &others),
+                Waited::Spent => {}
             }
-            self.watcher.waited_in_vain(self.share.wait, &others);
             if round > 0 {
                 return Ok(Some((round, others)));
             }
@@ -124,7 +132,7 @@ impl Making<'_> {
             return (missing, Vec::new());
         }
         let share: HashSet<Partition> = dealt(self.plan, standing, self.share).collect();
-        let is_own = |found: &Partition| share.contains(found);
+        let is_own = |claim: &Option<String>| claim.as_ref().is_some_and(|c| c.starts_with(&own));
         let (own, mut others): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_own);
         let begin = others.len() * self.share.index as usize / self.share.count.max(1) as usize;
         others.rotate_left(begin);
@@ -187,8 +195,11 @@ impl Making<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        if let Some(marks) = marks {
-            marks.keep(writer, &manifest).await?;
+        if let Some(marks) = marks
+            && let Err(error) = marks.keep(writer, &manifest).await
+        {
+            // They are made again from the shard where they are wanted.
+            tracing::warn!(%partition, "what is compared of its samples was not kept: {error}");
         }
         Ok(true)
     }
@@ -203,12 +214,30 @@ impl Making<'_> {
         })
     }
 
-    /// Writes which samples repeat one of another partition.
-    async fn compare(&self, round: u32) -> Result<()> {
+    /// Has it written which samples repeat one of another partition, by this process or another; not
+    /// where the budget is spent before.
+    async fn compare(&self, round: u32) -> Result<bool> {
         kill_point::pass("compare.before");
-        if self.is_anothers(round).await? && self.comes(round).await? {
-            return Ok(());
+        if self.share.count <= 1 || self.share.wait.is_zero() {
+            self.compare_here(round).await?;
+            return Ok(true);
         }
+        match self.claim(round).await? {
+            Waited::Came => {}
+            Waited::Spent => return Ok(false),
+            Waited::InVain => {
+                let renewing = std::pin::pin!(self.renew_claim(round));
+                let comparing = std::pin::pin!(self.compare_here(round));
+                match select(comparing, renewing).await {
+                    Either::Left((compared, _)) => compared?,
+                    Either::Right((never, _)) => match never {},
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    async fn compare_here(&self, round: u32) -> Result<()> {
         let reader = Reader::open(self.place.open()?).await?;
         // Another process may have written it since, and then the reader leaves out what it names.
         let step = reader
@@ -227,40 +256,71 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Whether another process is at a comparison, and this one is to wait for others.
-    async fn is_anothers(&self, round: u32) -> Result<bool> {
-        let Share { index, count, .. } = self.share;
-        if count <= 1 || self.share.wait.is_zero() {
-            return Ok(false);
+    /// Waits for the comparison of the process that claimed it first. In vain where that is this one,
+    /// nobody renews the claim, or it takes longer than this process waits.
+    async fn claim(&self, round: u32) -> Result<Waited> {
+        let own = self.claimant();
+        if self.writer.claims_round(round, &own).await? {
+            return Ok(Waited::InVain);
         }
-        let claimant = format!("{index} of {count}");
-        Ok(!self.writer.claims_round(round, &claimant).await?)
-    }
-
-    /// Waits for the comparison of another process, and says whether it has come.
-    async fn comes(&self, round: u32) -> Result<bool> {
+        let mut last = self.writer.claim_of(round).await?;
         let mut pauses = self.pauses();
-        while pauses.pass().await {
+        // One that was killed and runs again has its claim still.
+        let is_own = |claim: &Option<Bytes>| {
+            claim
+                .as_ref()
+                .is_some_and(|c| c.starts_with(own.as_bytes()))
+        };
+        while !is_own(&last) && pauses.since.elapsed() < CLAIM_LASTS {
+            self.watcher.waits_for(1);
+            if !pauses.pass().await {
+                return Ok(pauses.end());
+            }
             if self.writer.has_round(round).await? {
-                return Ok(true);
+                return Ok(Waited::Came);
+            }
+            let found = self.writer.claim_of(round).await?;
+            if found != last {
+                last = found;
+                pauses.since = Instant::now();
             }
         }
-        Ok(false)
+        self.writer.renew_claim(round, &own).await?;
+        Ok(Waited::InVain)
     }
 
-    /// Waits until `count` partitions of others have come behind `begin`, and says whether they have:
-    /// not where none came for as long as this process waits, or its budget is spent.
-    async fn waits_for(&self, begin: usize, count: usize) -> Result<bool> {
+    /// Says again and again that this process is at a comparison.
+    async fn renew_claim(&self, round: u32) -> Infallible {
+        let mut count = 0_u64;
+        loop {
+            tokio::time::sleep(CLAIM_RENEWED).await;
+            count += 1;
+            let claim = format!("{}{count}\n", self.claimant());
+            if let Err(error) = self.writer.renew_claim(round, &claim).await {
+                tracing::warn!("others may make the same comparison: {error}");
+            }
+        }
+    }
+
+    /// The first line of this process's claims.
+    fn claimant(&self) -> String {
+        let Share { index, count, .. } = self.share;
+        format!("{index} of {count}\n")
+    }
+
+    /// Waits until `count` partitions of others have come behind `begin`: in vain where none came for as
+    /// long as this process waits.
+    async fn waits_for(&self, begin: usize, count: usize) -> Result<Waited> {
         let mut last = begin;
         let mut pauses = self.pauses();
         loop {
             self.watcher.waits_for((begin + count).saturating_sub(last));
             if !pauses.pass().await {
-                return Ok(false);
+                return Ok(pauses.end());
             }
             let found = self.writer.manifest_count().await?;
             if found >= begin + count {
-                return Ok(true);
+                return Ok(Waited::Came);
             }
             if found != last {
                 last = found;
@@ -277,6 +337,20 @@ impl Making<'_> {
         }
     }
 }
+
+/// What came of waiting for others.
+enum Waited {
+    /// What was waited for.
+    Came,
+    /// Nothing, for as long as this process waits.
+    InVain,
+    /// The end of the budget.
+    Spent,
+}
+
+/// How often a claim is renewed, and after which time without that it is nobody's any more.
+const CLAIM_RENEWED: Duration = Duration::from_secs(5);
+const CLAIM_LASTS: Duration = Duration::from_secs(30);
 
 /// What became of partitions that were to be made.
 struct Passed {
@@ -304,6 +378,14 @@ struct Pauses<'a> {
 impl Pauses<'_> {
     const FIRST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(10);
+
+    /// Why there are no more.
+    fn end(&self) -> Waited {
+        match self.making.watcher.account.is_spent() {
+            true => Waited::Spent,
+            false => Waited::InVain,
+        }
+    }
 
     /// Pauses once; not where the time to wait is over, or the budget's.
     async fn pass(&mut self) -> bool {

@@ -57,6 +57,8 @@ pub async fn unchecked(suite: &Suite, plan: &Plan) -> Result<Vec<Unchecked>> {
     Ok(found)
 }
 
+/// Not a gate, and as idle without a model: then the first picture that passes is kept.
+const BEST_OF_SEEDS: &str = "seeds_per_prompt";
 const NAME_SCORING: &str = "name one as `scoring_model` under [synth.measure]";
 const NAME_EMBEDDING: &str = "name one as `embedding_model` under [synth.measure]";
 const NAME_SAFETY: &str = "name one as `safety_model` under [synth.measure]";
@@ -99,6 +101,7 @@ async fn unmeasured(suite: &Suite, plan: &Plan) -> Result<Vec<Unchecked>> {
         (gates::ALIGNMENT, rules.min_alignment.is_some()),
         (gates::ALIGNMENT_LEAD, rules.min_alignment_lead.is_some()),
         (gates::NEAR_CONTENT, rules.max_image_cosine.is_some()),
+        (BEST_OF_SEEDS, plan.seeds_per_prompt > 1),
     ];
     if asked.iter().all(|(_, is_set)| !is_set) {
         return Ok(Vec::new());

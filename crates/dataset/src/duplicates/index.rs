@@ -12,8 +12,9 @@ use std::{
 };
 
 /// Things that are looked through from end to end, 4 MiB of texts; the nearest is then found however
-/// far it lies. Of more, those are looked at that share a key: none that is near by the rule is missed,
-/// and of one farther away it is not said how far.
+/// far it lies. Of more, those are looked at that share a key, of each key the first [`MAX_COMPARED`]: one
+/// that is near by the rule is missed only where more than that share each of its keys, and of one
+/// farther away it is not said how far.
 const MAX_SCANNED: u32 = 8192;
 /// Keys that are read at once; the first of each is in memory.
 const PAGE_ROWS: usize = 1024;

@@ -9,21 +9,30 @@ const CONCURRENT_SHARD_COUNT: usize = 4;
 
 impl Writer {
     /// Compares committed shards with the hashes that name them: all of them where they have
-    /// `most_bytes` together or fewer, else every n-th, so that about as many bytes are read.
+    /// `most_bytes` together or fewer, else every n-th from one that `turn` picks, so that about as
+    /// many bytes are read. Gives the number of shards that were read, and of all.
     ///
     /// # Errors
     /// Names the first shard that is missing or holds something else, and what to do.
-    pub async fn check_content(&self, standing: &Standing, most_bytes: u64) -> Result<(), Error> {
+    pub async fn check_content(
+        &self,
+        standing: &Standing,
+        most_bytes: u64,
+        turn: u64,
+    ) -> Result<(usize, usize), Error> {
         let shards = || {
             let manifests = standing.partitions().iter();
             manifests.flat_map(|(partition, manifest)| files(partition, manifest))
         };
         let all_bytes: u64 = shards().map(|shard| shard.size_bytes).sum();
         let stride = all_bytes.div_ceil(most_bytes.max(1)).max(1);
-        let chosen = shards().step_by(usize::try_from(stride).unwrap_or(usize::MAX));
-        stream::iter(chosen.map(Ok))
+        let step = usize::try_from(stride).unwrap_or(usize::MAX);
+        let first = usize::try_from(turn % stride).unwrap_or_default();
+        let chosen = || shards().skip(first).step_by(step);
+        stream::iter(chosen().map(Ok))
             .try_for_each_concurrent(CONCURRENT_SHARD_COUNT, |shard| self.check_shard(shard))
-            .await
+            .await?;
+        Ok((chosen().count(), shards().count()))
     }
 
     async fn check_shard(&self, shard: Shard<'_>) -> Result<(), Error> {
@@ -32,9 +41,10 @@ impl Writer {
             return Err(lost("is missing"));
         };
         let hashing = tokio::task::spawn_blocking(move || sha256_hex(&file)).await;
-        match hashing.is_ok_and(|found| found == shard.sha256) {
-            true => Ok(()),
-            false => Err(lost("is damaged: it has other content than its name says")),
+        match hashing {
+            Ok(found) if found == shard.sha256 => Ok(()),
+            Ok(_) => Err(lost("is damaged: it has other content than its name says")),
+            Err(stopped) => Err(lost(&format!("could not be read: {stopped}"))),
         }
     }
 }

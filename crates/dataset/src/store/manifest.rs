@@ -202,7 +202,11 @@ impl ShardEntry {
 
     /// What is compared of its samples.
     pub(super) fn marks_path(&self) -> Path {
-        Path::from(format!("marks/{}", self.sha256))
+        Self::marks_folder().child(self.sha256.as_str())
+    }
+
+    pub(super) fn marks_folder() -> Path {
+        Path::from("marks")
     }
 }
 

@@ -177,10 +177,18 @@ impl Reader {
         self.root.read(&shard.marks_path()).await
     }
 
-    /// Keeps such an object, where there is none.
+    /// Keeps such an object, in the place of one that could not be read.
     pub(crate) async fn keep_marks(&self, shard: &ShardEntry, marks: Bytes) -> Result<(), Error> {
-        let is_created = self.root.create(&shard.marks_path(), marks).await;
-        is_created.map(|_| ())
+        self.root.write(&shard.marks_path(), marks).await
+    }
+
+    /// Whether its recipe has partitions compared with each other: then something lies beside the first
+    /// shard already that tells what of it is compared.
+    ///
+    /// # Errors
+    /// The place cannot be read.
+    pub async fn is_compared(&self) -> Result<bool, Error> {
+        self.root.has_any(&ShardEntry::marks_folder()).await
     }
 
     /// Examples of what one partition's gates rejected, with the verdicts; no conversation where

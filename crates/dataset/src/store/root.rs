@@ -81,6 +81,23 @@ impl Root {
         }
     }
 
+    /// Writes an object, over the one of that name if there is one.
+    pub(super) async fn write(&self, path: &Path, content: Bytes) -> Result<(), Error> {
+        let written = self.objects.put(path, content.into()).await;
+        written
+            .map(|_| ())
+            .map_err(|source| self.error("write", path, source))
+    }
+
+    /// Whether there is any object under a folder.
+    pub(super) async fn has_any(&self, folder: &Path) -> Result<bool, Error> {
+        let mut found = self.objects.list(Some(folder));
+        let first = found.try_next().await;
+        first
+            .map(|object| object.is_some())
+            .map_err(|source| self.error("list", folder, source))
+    }
+
     /// An object's content, or none where there is no such object.
     pub(super) async fn read(&self, path: &Path) -> Result<Option<Bytes>, Error> {
         let found = match self.objects.get(path).await {

@@ -194,14 +194,24 @@ pub(super) async fn is_there(root: &Root, plan: &Plan, round: u32) -> Result<boo
     Ok(read(root, plan, round).await?.is_some())
 }
 
-/// Creates the claim to a round, or finds whose it is.
+/// Creates the claim to a round; false where there is one.
 pub(super) async fn claim(root: &Root, round: u32, claimant: &str) -> Result<bool, Error> {
-    let path = Path::from(format!("rounds/{round}.claim"));
-    if root.create(&path, claimant.to_owned().into()).await? {
-        return Ok(true);
-    }
-    let found = root.read(&path).await?;
-    Ok(found.is_some_and(|found| found == claimant.as_bytes()))
+    root.create(&claim_path(round), claimant.to_owned().into())
+        .await
+}
+
+pub(super) async fn renew_claim(root: &Root, round: u32, claim: &str) -> Result<(), Error> {
+    root.write(&claim_path(round), claim.to_owned().into())
+        .await
+}
+
+pub(super) async fn claim_of(root: &Root, round: u32) -> Result<Option<String>, Error> {
+    let found = root.read(&claim_path(round)).await?;
+    Ok(found.map(|claim| String::from_utf8_lossy(&claim).into_owned()))
+}
+
+fn claim_path(round: u32) -> Path {
+    Path::from(format!("rounds/{round}.claim"))
 }
 
 /// Writes a round, or finds that the same one is there.

@@ -148,10 +148,9 @@ impl Writer {
         from_json(&object, &found)
     }
 
-    /// Keeps what is compared of a shard's samples beside it, where nobody has.
+    /// Keeps what is compared of a shard's samples beside it.
     pub(crate) async fn keep_marks(&self, shard: &ShardEntry, marks: Bytes) -> Result<(), Error> {
-        let is_created = self.root.create(&shard.marks_path(), marks).await;
-        is_created.map(|_| ())
+        self.root.write(&shard.marks_path(), marks).await
     }
 
     /// Whether `claimant` is the one to write a round, as the first that asked: so several processes
@@ -161,6 +160,23 @@ impl Writer {
     /// The place cannot be written.
     pub async fn claims_round(&self, round: u32, claimant: &str) -> Result<bool, Error> {
         rounds::claim(&self.root, round, claimant).await
+    }
+
+    /// Writes a claim anew, so that who waits sees that somebody is at it, or in the place of one whose
+    /// process is gone.
+    ///
+    /// # Errors
+    /// The place cannot be written.
+    pub async fn renew_claim(&self, round: u32, claim: &str) -> Result<(), Error> {
+        rounds::renew_claim(&self.root, round, claim).await
+    }
+
+    /// The claim to a round, as it stands.
+    ///
+    /// # Errors
+    /// The place cannot be read.
+    pub async fn claim_of(&self, round: u32) -> Result<Option<String>, Error> {
+        rounds::claim_of(&self.root, round).await
     }
 
     /// Whether a round is written, by whomever.
