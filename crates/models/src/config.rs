@@ -52,6 +52,25 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The sentence without the file, for who is not to learn where it lies.
+    pub fn without_file(&self) -> String {
+        match self {
+            Self::Read { .. } => "the configuration cannot be read".to_owned(),
+            Self::Malformed { reason, .. } => {
+                format!("the configuration is not a JSON object: {reason}")
+            }
+            Self::Invalid { field, reason, .. } => format!("the checkpoint's `{field}` {reason}"),
+            Self::Unsupported {
+                field,
+                value,
+                supported,
+                ..
+            } => format!("the checkpoint's `{field}` = {value} is not supported ({supported})"),
+        }
+    }
+}
+
 /// The fields of one file, taken one by one; [`Fields::finish`] refuses what is left.
 #[derive(Clone)]
 pub struct Fields {
