@@ -52,6 +52,7 @@ pub(crate) fn equip(
         safety_model,
         unsafe_labels,
         unsafe_threshold,
+        unsafe_pictures,
         ..
     } = given.context(crate::bad_input::BadInput)?.options;
     let named = named_folder("safety", &models.safety_model, "")?;
@@ -62,6 +63,7 @@ pub(crate) fn equip(
         safety_model: named.or(safety_model),
         unsafe_labels,
         unsafe_threshold,
+        unsafe_pictures,
         ..options
     })
 }
