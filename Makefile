@@ -7,7 +7,7 @@ RUNS ?= runs
 VENV ?= $(CARGO_TARGET_DIR)/python
 PYTHON := $(VENV)/bin/python
 
-.PHONY: build demo experiment test lint tools faults throughput foreign-stage
+.PHONY: build demo experiment test lint tools faults throughput foreign-stage parity
 
 build:
 	cargo build --release --bins
@@ -29,6 +29,11 @@ lint:
 # The diffusers library as the diffusion stage; downloads torch into a folder outside of the tree.
 foreign-stage: build
 	scripts/foreign_stage.sh $(DIPTYCH)
+
+# Rendering against diffusers and transformers, part by part; PARITY_PYTHON names a Python that has
+# them, otherwise they are downloaded into a folder outside of the tree.
+parity:
+	scripts/parity.sh
 
 tools:
 	scripts/install-tools.sh

@@ -16,17 +16,28 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 /// Old keys, f16, one file; sharded, gelu, v-prediction; two encoders, bf16; `fp16` files and
-/// `tokenizer.json`, no guidance; f32, eight groups, latents at a quarter.
-const LAYOUTS: [&str; 5] = ["sd15", "sd21", "sdxl", "sdxl_turbo", "groups8"];
+/// `tokenizer.json`, no guidance; f32, eight groups, latents at a quarter; a UNet that is told a mask.
+/// The first, the third and the last with pictures from pictures.
+const LAYOUTS: [&str; 6] = [
+    "sd15",
+    "sd21",
+    "sdxl",
+    "sdxl_turbo",
+    "groups8",
+    "sd15_inpaint",
+];
 
 #[test]
 fn every_published_layout_gives_the_numbers_and_pictures_of_diffusers() {
+    let mut broken = Vec::new();
     for name in LAYOUTS {
         for row in compare::compare(&fixture(name)).unwrap() {
-            let (what, error) = (row.what, row.error);
-            assert!(error <= row.bound, "{name}, {what}: off by {error:e}");
+            if row.error.is_nan() || row.error > row.bound {
+                broken.push(format!("{name}, {}: off by {:e}", row.what, row.error));
+            }
         }
     }
+    assert!(broken.is_empty(), "{broken:#?}");
 }
 
 fn request(prompt: &str, seed: u64) -> Request {
@@ -40,6 +51,7 @@ fn request(prompt: &str, seed: u64) -> Request {
         height_px: 64,
         syntax: PromptSyntax::Plain,
         scheduler: None,
+        ..Request::default()
     }
 }
 

@@ -17,7 +17,12 @@ use runtime::prometheus::QueueDepth;
 use tokio::sync::mpsc;
 
 use crate::error::Error;
-use crate::picture::Rendered;
+use crate::models_served::Safety;
+use crate::picture::{Rendered, judge};
+use crate::request::Place;
+
+/// Files of pictures to go on from that may wait, in bytes.
+const MAX_WAITING_BYTES: usize = 512 << 20;
 
 /// What becomes of a picture.
 pub(crate) enum Event {
@@ -37,10 +42,31 @@ pub(crate) struct Ticket {
     pub(crate) pipeline: Arc<Pipeline>,
     /// What to render, already checked.
     pub(crate) request: Request,
+    /// What becomes of the picture when it is there.
+    pub(crate) safety: SafetyRule,
     /// Whose it is: cancelled when the caller leaves.
     pub(crate) context: RequestContext,
     /// Where its events go.
     pub(crate) events: Events,
+}
+
+impl Ticket {
+    /// Bytes of the files that wait with it.
+    fn bytes(&self) -> usize {
+        self.request.original.as_ref().map_or(0, |original| {
+            let mask = original.mask.as_ref().map_or(0, |mask| mask.bytes().len());
+            original.picture.bytes().len() + mask
+        })
+    }
+}
+
+/// What a picture must pass before it is handed over.
+#[derive(Clone)]
+pub(crate) struct SafetyRule {
+    /// Who tells; nothing is checked without.
+    pub(crate) checker: Option<Safety>,
+    /// Whether flagged pictures are handed over all the same.
+    pub(crate) delivers_unsafe: bool,
 }
 
 /// The way of one picture's events to its caller.
@@ -49,23 +75,23 @@ pub(crate) struct Ticket {
 /// the call, and progress takes only what is left over.
 #[derive(Clone)]
 pub(crate) struct Events {
-    sample_id: String,
-    sender: mpsc::Sender<(String, Event)>,
+    place: Place,
+    sender: mpsc::Sender<(Place, Event)>,
     /// Places that belong to the ends.
     reserved: usize,
     report_progress: bool,
 }
 
 impl Events {
-    /// Events of `sample_id` over a channel with room for `reserved` ends and some progress.
+    /// Events of the picture at `place` over a channel with room for `reserved` ends and some progress.
     pub(crate) fn new(
-        sample_id: String,
-        sender: mpsc::Sender<(String, Event)>,
+        place: Place,
+        sender: mpsc::Sender<(Place, Event)>,
         reserved: usize,
         report_progress: bool,
     ) -> Self {
         Self {
-            sample_id,
+            place,
             sender,
             reserved,
             report_progress,
@@ -79,13 +105,13 @@ impl Events {
                 total,
                 queue_position,
             };
-            let _the_caller_may_have_left = self.sender.try_send((self.sample_id.clone(), event));
+            let _the_caller_may_have_left = self.sender.try_send((self.place.clone(), event));
         }
     }
 
     fn end(&self, result: Result<Rendered, Error>) {
         let event = Event::End(Box::new(result));
-        let _the_caller_may_have_left = self.sender.try_send((self.sample_id.clone(), event));
+        let _the_caller_may_have_left = self.sender.try_send((self.place.clone(), event));
     }
 }
 
@@ -152,10 +178,21 @@ impl Engine {
         if queue.closed {
             return Err(Error::Stopping);
         }
-        if waiting + tickets.len() > capacity {
-            let excess = waiting + tickets.len() - capacity;
+        let retry_after = |excess: usize| {
             let wait = queue.interval * u32::try_from(excess).unwrap_or(u32::MAX);
-            let retry_after = wait.clamp(Duration::from_millis(100), Duration::from_secs(60));
+            wait.clamp(Duration::from_millis(100), Duration::from_secs(60))
+        };
+        let there = queue.waiting.iter().map(|(ticket, _)| ticket.bytes());
+        let bytes: usize = there.chain(tickets.iter().map(Ticket::bytes)).sum();
+        if bytes > MAX_WAITING_BYTES {
+            return Err(Error::Heavy {
+                bytes,
+                most: MAX_WAITING_BYTES,
+                retry_after: retry_after(waiting),
+            });
+        }
+        if waiting + tickets.len() > capacity {
+            let retry_after = retry_after(waiting + tickets.len() - capacity);
             return Err(Error::Full {
                 waiting,
                 capacity,
@@ -198,6 +235,7 @@ struct Active {
     pipeline: Arc<Pipeline>,
     request: Request,
     picture: Denoising,
+    safety: SafetyRule,
     context: RequestContext,
     events: Events,
     span: SpanGuard,
@@ -337,6 +375,7 @@ fn begin(ticket: Ticket, since: Instant) -> Option<Active> {
     let Ticket {
         pipeline,
         request,
+        safety,
         context,
         events,
     } = ticket;
@@ -353,6 +392,7 @@ fn begin(ticket: Ticket, since: Instant) -> Option<Active> {
             pipeline,
             request,
             picture,
+            safety,
             context,
             events,
             span,
@@ -374,8 +414,11 @@ fn render(pipeline: &Pipeline, done: &[&Active]) -> Vec<Result<Rendered, Error>>
     let pictures: Vec<&Denoising> = done.iter().map(|active| &active.picture).collect();
     let decoded = pipeline.finish(&pictures).into_iter();
     let encoded = decoded.zip(done).map(|(picture, active)| {
-        let cut = !active.picture.warnings.is_empty();
-        Rendered::new(&picture?, &active.request, pipeline, cut)
+        let picture = picture?;
+        let safety = judge(&picture, &active.safety)?;
+        let mut rendered = Rendered::new(&picture, &active.request, pipeline, safety)?;
+        rendered.prompt_truncated = !active.picture.warnings.is_empty();
+        Ok(rendered)
     });
     encoded.collect()
 }

@@ -24,6 +24,17 @@ pub enum Error {
         /// What is wrong.
         rule: String,
     },
+    /// An image to go on from, or a mask, that does not fit what is asked.
+    #[error("{field}: {rule}")]
+    Unfit {
+        /// Path of the field in the request.
+        field: String,
+        /// What is wrong.
+        rule: String,
+    },
+    /// A picture that the safety checker flagged, and nobody may have.
+    #[error("the checkpoint's safety checker flagged the picture, and it is withheld")]
+    Unsafe,
     /// A name that nothing is served under.
     #[error("no model `{name}` is served here; there are: {served}")]
     UnknownModel {
@@ -39,6 +50,16 @@ pub enum Error {
         waiting: usize,
         /// Pictures that may.
         capacity: usize,
+        /// When there may be room.
+        retry_after: Duration,
+    },
+    /// The pictures to go on from would take too much memory while they wait.
+    #[error("the queue is full: pictures to go on from would have {bytes} bytes, at most {most}")]
+    Heavy {
+        /// Bytes that would wait.
+        bytes: usize,
+        /// Bytes that may.
+        most: usize,
         /// When there may be room.
         retry_after: Duration,
     },
@@ -123,6 +144,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it concerns one item, while the others can be had.
+    pub(crate) fn is_of_item(&self) -> bool {
+        match self {
+            Self::Prompt { .. } | Self::Image { .. } | Self::Unfit { .. } | Self::Artefact(_) => {
+                true
+            }
+            Self::Shared(error) => error.is_of_item(),
+            _ => false,
+        }
+    }
+
     /// The error that `field` breaks `rule`.
     pub(crate) fn invalid(field: impl Into<String>, rule: impl Into<String>) -> Self {
         Self::Invalid {
@@ -143,6 +175,13 @@ impl From<models::stable_diffusion::Error> for Error {
                 field,
                 rule: reason,
             },
+            Model::Invalid {
+                field: field @ ("init_image" | "mask_image"),
+                reason,
+            } => Self::Unfit {
+                field: field.to_owned(),
+                rule: reason,
+            },
             Model::Invalid { field, reason } => Self::invalid(request_field(field), reason),
             Model::NotFinite | Model::Blank => Self::NoPicture(error),
             Model::Tokenizer(_) | Model::Candle(_) => Self::Model(error),
@@ -153,6 +192,7 @@ impl From<models::stable_diffusion::Error> for Error {
 /// Where the schema has a field of the model's request.
 fn request_field(field: &str) -> String {
     let name = match field {
+        "strength" => return "items.strength".to_owned(),
         "steps" => "step_count",
         "guidance" => "guidance_scale",
         other => other,
@@ -163,14 +203,16 @@ fn request_field(field: &str) -> String {
 impl ServiceError for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Invalid { field, rule } | Self::Image { field, rule } => {
-                Kind::invalid(field, rule)
-            }
+            Self::Invalid { field, rule }
+            | Self::Image { field, rule }
+            | Self::Unfit { field, rule } => Kind::invalid(field, rule),
             Self::Prompt { field, rule } => Kind::invalid(*field, rule),
             Self::UnknownModel { .. } => Kind::NotFound,
-            Self::Full { retry_after, .. } => Kind::ResourceExhausted {
-                retry_after: Some(*retry_after),
-            },
+            Self::Full { retry_after, .. } | Self::Heavy { retry_after, .. } => {
+                Kind::ResourceExhausted {
+                    retry_after: Some(*retry_after),
+                }
+            }
             Self::Stopping => Kind::Unavailable { retry_after: None },
             Self::Left => Kind::Cancelled,
             Self::NoPicture(_) => Kind::DataLoss,
@@ -181,6 +223,7 @@ impl ServiceError for Error {
             | Self::ModelPath { .. }
             | Self::LoadScoring { .. }
             | Self::LoadSafety { .. }
+            | Self::Unsafe
             | Self::NoModel => Kind::FailedPrecondition,
             Self::Model(_) | Self::ScoringModel(_) | Self::Encode(_) | Self::Task(_) => {
                 Kind::Internal
@@ -192,10 +235,12 @@ impl ServiceError for Error {
         match self {
             Self::Prompt { .. } => "PROMPT_TOO_LONG",
             Self::UnknownModel { .. } => "UNKNOWN_MODEL",
-            Self::Full { .. } => "QUEUE_FULL",
+            Self::Full { .. } | Self::Heavy { .. } => "QUEUE_FULL",
             Self::NoPicture(models::stable_diffusion::Error::Blank) => "BLANK_IMAGE",
             Self::NoPicture(_) => "NOT_FINITE",
             Self::Image { .. } => "UNREADABLE_IMAGE",
+            Self::Unfit { .. } => "UNFIT_IMAGE",
+            Self::Unsafe => "UNSAFE_IMAGE",
             Self::Shared(error) => error.reason(),
             _ => self.kind().reason(),
         }

@@ -3,12 +3,14 @@
 //! * [`Options`]: what an operator can set.
 //! * `models_served`: the checkpoints in memory, by name.
 //! * `request`: a call becomes pictures wanted, checked once at the edge.
+//! * `image_input`: pictures that callers send.
 //! * `engine`: the thread that owns the device; pictures of all callers share its batches.
 //! * `picture`: a finished picture as a PNG that says where it comes from.
 //! * `service`, `scoring`: the gRPC edge.
 
 mod engine;
 mod error;
+mod image_input;
 mod models_served;
 mod options;
 mod picture;
@@ -28,7 +30,8 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Engine;
 pub use crate::error::Error;
 use crate::models_served::Served;
-pub use crate::options::Options;
+pub use crate::options::{Options, UnsafePictures};
+use crate::request::Bounds;
 use crate::scoring::Scoring;
 use crate::service::Diffusion;
 pub use models::lora::ModelPath;
@@ -63,10 +66,15 @@ pub async fn start(
     let served = Arc::new(Served::default());
     let engine = Engine::start(options.queue_capacity, options.max_batch)
         .map_err(|error| StartError::Options(format!("cannot start the device thread: {error}")))?;
-    let images =
-        DiffusionServiceServer::new(Diffusion::new(served.clone(), engine, options.max_items))
-            .max_decoding_message_size(max_message_bytes)
-            .max_encoding_message_size(max_message_bytes);
+    let roots = Arc::new(roots);
+    let bounds = Bounds {
+        max_items: options.max_items,
+        unsafe_pictures: options.unsafe_pictures,
+    };
+    let images = Diffusion::new(served.clone(), engine, roots.clone(), bounds);
+    let images = DiffusionServiceServer::new(images)
+        .max_decoding_message_size(max_message_bytes)
+        .max_encoding_message_size(max_message_bytes);
     let scores = ImageScoringServiceServer::new(Scoring::new(served.clone(), roots, cache))
         .max_decoding_message_size(max_message_bytes)
         .max_encoding_message_size(max_message_bytes);

@@ -5,12 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use models::lora::ModelPath;
 use models::measuring::{ImageTextModel, SafetyModel, UnsafeRule};
-use models::stable_diffusion::{Pipeline, PromptSyntax, Request};
+use models::stable_diffusion::{Original, Picture, PictureFile, Pipeline, Request};
 use runtime::error::chain;
 use runtime::options::NamedFolder;
 
 use crate::error::Error;
 use crate::options::Options;
+use crate::picture::encode;
 
 /// What is served. Empty until [`Served::load`] has ended well; calls come only after that.
 #[derive(Default)]
@@ -21,6 +22,8 @@ pub(crate) struct Served {
 struct Loaded {
     /// Default first.
     pipelines: Vec<Arc<Pipeline>>,
+    /// The safety checker that each of them brings.
+    checkers: Vec<Option<Safety>>,
     /// Default first.
     scorers: Vec<Scorer>,
     safety: Option<Safety>,
@@ -49,12 +52,14 @@ impl Served {
     /// The first that does not load, by name, file and field.
     pub(crate) fn load(&self, options: &Options) -> Result<(), Error> {
         let found = builtin(options.assets.as_deref(), "nano-sd", "model_index.json");
-        let pipelines = options
-            .models
-            .iter()
-            .chain(&found)
-            .map(load_pipeline)
-            .collect::<Result<Vec<_>, _>>()?;
+        let named = || options.models.iter().chain(&found);
+        let pipelines = named().map(load_pipeline).collect::<Result<Vec<_>, _>>()?;
+        let rule = UnsafeRule {
+            labels: options.unsafe_labels.clone(),
+            threshold: options.unsafe_threshold,
+        };
+        let own = |model| own_checker(model, &rule);
+        let checkers = named().map(own).collect::<Result<Vec<_>, _>>()?;
         if pipelines.is_empty() {
             return Err(Error::NoModel);
         }
@@ -65,10 +70,17 @@ impl Served {
             .chain(&found)
             .map(load_scorer)
             .collect::<Result<_, _>>()?;
+        // Nobody named a safety model: images that are scored are judged by the first checkpoint's.
+        let first = checkers.first().filter(|_| !options.models.is_empty());
+        let safety = match &options.safety_model {
+            Some(NamedFolder { name, folder }) => Some(open_safety(name.clone(), folder, &rule)?),
+            None => first.cloned().flatten(),
+        };
         let loaded = Loaded {
             pipelines,
+            checkers,
             scorers,
-            safety: load_safety(options)?,
+            safety,
         };
         // Only the warm-up calls this, once.
         let _first = self.loaded.set(loaded);
@@ -88,6 +100,20 @@ impl Served {
     /// What tells unsafe images, where there is such a model.
     pub(crate) fn safety(&self) -> Option<&Safety> {
         self.loaded.get()?.safety.as_ref()
+    }
+
+    /// The safety checker that came with a checkpoint.
+    pub(crate) fn checker(&self, pipeline: &Arc<Pipeline>) -> Option<&Safety> {
+        let loaded = self.loaded.get()?;
+        let mut both = loaded.pipelines.iter().zip(&loaded.checkers);
+        let found = both.find(|(known, _)| Arc::ptr_eq(known, pipeline));
+        found.and_then(|(_, checker)| checker.as_ref())
+    }
+
+    /// Whether any picture is checked while it is rendered.
+    pub(crate) fn checks_safety(&self) -> bool {
+        let loaded = self.loaded.get();
+        loaded.is_some_and(|loaded| loaded.checkers.iter().any(Option::is_some))
     }
 
     /// The diffusion model called `name`; the default for an empty name.
@@ -158,15 +184,12 @@ fn load_pipeline(model: &NamedFolder) -> Result<Arc<Pipeline>, Error> {
         })?;
     let side = pipeline.default_side_px();
     let small = Request {
-        prompt: String::new(),
-        negative_prompt: String::new(),
-        seed: 0,
         steps: WARM_UP_STEPS,
         guidance: 1.,
         width_px: side,
         height_px: side,
-        syntax: PromptSyntax::Plain,
-        scheduler: None,
+        original: pipeline.only_inpaints().then(|| plain(side)).transpose()?,
+        ..Request::default()
     };
     pipeline.generate(&small)?;
     tracing::info!(model = name, sha256 = pipeline.sha256(), "model loaded");
@@ -189,30 +212,36 @@ fn load_scorer(model: &NamedFolder) -> Result<Scorer, Error> {
     })
 }
 
-/// The model that was asked for, or the one that the first checkpoint brings. One that nobody asked
-/// for and that does not load, such as a checker in a format other than safetensors, is only said.
-fn load_safety(options: &Options) -> Result<Option<Safety>, Error> {
-    let rule = UnsafeRule {
-        labels: options.unsafe_labels.clone(),
-        threshold: options.unsafe_threshold,
-    };
-    if let Some(NamedFolder { name, folder }) = &options.safety_model {
-        return open_safety(name.clone(), folder, &rule).map(Some);
-    }
-    let Some(model) = options.models.first() else {
-        return Ok(None);
-    };
+/// The checker that a checkpoint brings, if it does. Nobody asked for it by name, so one that does not
+/// load, such as in a format other than safetensors, is only said, and its pictures are not checked.
+fn own_checker(model: &NamedFolder, rule: &UnsafeRule) -> Result<Option<Safety>, Error> {
     let name = &model.name;
     let folder = model_path(model)?.folder.join(SAFETY_CHECKER);
     if !folder.join("config.json").is_file() {
         return Ok(None);
     }
-    let found = open_safety(format!("{name}/{SAFETY_CHECKER}"), &folder, &rule);
+    let found = open_safety(format!("{name}/{SAFETY_CHECKER}"), &folder, rule);
     let unusable = |error: &Error| {
         let reason = chain(error);
-        tracing::warn!(reason, "images are not checked for safety");
+        tracing::warn!(model = name, reason, "images are not checked for safety");
     };
     Ok(found.inspect_err(unusable).ok())
+}
+
+/// A grey picture, all of which is to be repainted, for a checkpoint that wants one.
+fn plain(side_px: usize) -> Result<Original, Error> {
+    let grey = Picture {
+        width_px: side_px,
+        height_px: side_px,
+        rgb: vec![128; 3 * side_px * side_px],
+    };
+    let file = encode(&grey, &[])?;
+    let file = PictureFile::open(&file).map_err(|e| Error::Task(e.to_string()))?;
+    Ok(Original {
+        picture: file.clone(),
+        strength: 1.,
+        mask: Some(file),
+    })
 }
 
 /// The folder in which a checkpoint in diffusers' layout brings its own.

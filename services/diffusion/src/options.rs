@@ -38,6 +38,15 @@ pub struct Options {
     /// to 1. A safety checker has thresholds of its own.
     #[arg(long, env = "DIPTYCH_UNSAFE_THRESHOLD", default_value_t = UNSAFE_THRESHOLD, value_parser = threshold, value_name = "PROBABILITY")]
     pub unsafe_threshold: f32,
+    /// What becomes of pictures that the safety checker of their own checkpoint flags.
+    #[arg(
+        long,
+        env = "DIPTYCH_UNSAFE_PICTURES",
+        value_enum,
+        default_value_t,
+        value_name = "RULE"
+    )]
+    pub unsafe_pictures: UnsafePictures,
     /// Pictures that may wait for the device; the next request is refused.
     #[arg(long, env = "DIPTYCH_DIFFUSION_QUEUE_CAPACITY", default_value_t = QUEUE_CAPACITY, value_name = "COUNT")]
     pub queue_capacity: usize,
@@ -60,6 +69,18 @@ pub struct Options {
     pub cache: CacheOptions,
 }
 
+/// What becomes of pictures that a checkpoint's own safety checker flags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum UnsafePictures {
+    /// Withheld, unless the request asks for them.
+    #[default]
+    OnRequest,
+    /// Delivered with the verdict.
+    Deliver,
+    /// Withheld always; a request that asks for them is refused.
+    Withhold,
+}
+
 const UNSAFE_THRESHOLD: f32 = 0.5;
 const QUEUE_CAPACITY: usize = 1024;
 const MAX_BATCH: usize = 8;
@@ -74,6 +95,7 @@ impl Default for Options {
             safety_model: None,
             unsafe_labels: Vec::new(),
             unsafe_threshold: UNSAFE_THRESHOLD,
+            unsafe_pictures: UnsafePictures::default(),
             queue_capacity: QUEUE_CAPACITY,
             max_batch: MAX_BATCH,
             max_items: MAX_ITEMS,

@@ -7,62 +7,88 @@ use models::stable_diffusion::Pipeline;
 use proto::dataset::v1 as dataset;
 use proto::diffusion::v1 as pb;
 use proto::diffusion::v1::diffusion_service_server::DiffusionService;
+use runtime::artefact::Roots;
 use runtime::{RequestContext, item_failure, respond};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
-use crate::engine::{Engine, Event, Events, Ticket};
+use crate::engine::{Engine, Event, Events, SafetyRule, Ticket};
 use crate::error::Error;
 use crate::models_served::Served;
-use crate::request::{Wanted, scheduler_value, wanted};
+use crate::request::{self, Bounds, Call, Place, Wanted, scheduler_value};
 
 /// Progress messages of one call that may wait for a slow reader; more are left out.
 const PROGRESS_ROOM: usize = 64;
 /// Models per page when the request says 0, and at most.
 const PAGE_SIZES: (usize, usize) = (50, 100);
 /// What this version can do beyond rendering.
-const FEATURES: [&str; 4] = ["webui_prompts", "negative_prompts", "progress", "sizes"];
+const FEATURES: [&str; 9] = [
+    "webui_prompts",
+    "negative_prompts",
+    "progress",
+    "sizes",
+    "image_to_image",
+    "inpainting",
+    "image_count",
+    "guidance_rescale",
+    "clip_skip",
+];
 
 /// The service.
 pub(crate) struct Diffusion {
     served: Arc<Served>,
     engine: Engine,
-    max_items: usize,
+    roots: Arc<Roots>,
+    bounds: Bounds,
 }
 
 impl Diffusion {
-    pub(crate) fn new(served: Arc<Served>, engine: Engine, max_items: usize) -> Self {
+    pub(crate) fn new(
+        served: Arc<Served>,
+        engine: Engine,
+        roots: Arc<Roots>,
+        bounds: Bounds,
+    ) -> Self {
         Self {
             served,
             engine,
-            max_items,
+            roots,
+            bounds,
         }
     }
 
-    fn generate(
+    async fn generate(
         &self,
         request: pb::GenerateImagesRequest,
         context: &RequestContext,
-    ) -> Result<mpsc::Receiver<(String, Event)>, Error> {
+    ) -> Result<mpsc::Receiver<(Place, Event)>, Error> {
         let pipeline = self.served.pipeline(&request.model)?;
         let report_progress = request.report_progress;
-        let wanted = wanted(request, &pipeline, self.max_items)?;
+        let Call {
+            wanted,
+            delivers_unsafe,
+        } = request::read(request, &pipeline, &self.roots, self.bounds).await?;
+        let safety = SafetyRule {
+            checker: self.served.checker(&pipeline).cloned(),
+            delivers_unsafe,
+        };
         let (sender, receiver) = mpsc::channel(wanted.len() + PROGRESS_ROOM);
         let mut tickets = Vec::new();
         let reserved = wanted.len();
-        for Wanted { sample_id, request } in wanted {
+        for Wanted { place, request } in wanted {
             match request {
                 Ok(request) => tickets.push(Ticket {
                     pipeline: pipeline.clone(),
                     request,
+                    safety: safety.clone(),
                     context: context.clone(),
-                    events: Events::new(sample_id, sender.clone(), reserved, report_progress),
+                    events: Events::new(place, sender.clone(), reserved, report_progress),
                 }),
                 Err(error) => {
                     // The channel is empty and has a place for every end.
-                    let _fits = sender.try_send((sample_id, Event::End(Box::new(Err(error)))));
+                    let _fits = sender.try_send((place, Event::End(Box::new(Err(error)))));
                 }
             }
         }
@@ -85,6 +111,7 @@ impl DiffusionService for Diffusion {
             .iter()
             .filter(|_| has_scorer);
         let safety = self.served.safety().map(|_| &"safety");
+        let checked = self.served.checks_safety().then_some(&"safety_checked");
         let capabilities = dataset::Capabilities {
             service: "diptych.diffusion.v1.DiffusionService".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -95,9 +122,10 @@ impl DiffusionService for Diffusion {
                 .iter()
                 .chain(scoring)
                 .chain(safety)
+                .chain(checked)
                 .map(|f| (*f).to_owned())
                 .collect(),
-            max_items_per_request: u32::try_from(self.max_items).unwrap_or(u32::MAX),
+            max_items_per_request: u32::try_from(self.bounds.max_items).unwrap_or(u32::MAX),
             measuring_models: measuring_models(&self.served),
         };
         Ok(Response::new(pb::GetCapabilitiesResponse {
@@ -125,16 +153,20 @@ impl DiffusionService for Diffusion {
         let context = RequestContext::of(&request);
         let events = self
             .generate(request.into_inner(), &context)
+            .await
             .map_err(|e| respond(&e))?;
-        let replies =
-            ReceiverStream::new(events).map(|(sample_id, event)| Ok(reply(sample_id, event)));
+        let replies = ReceiverStream::new(events).map(|(place, event)| Ok(reply(place, event)));
         Ok(Response::new(Box::pin(replies)))
     }
 }
 
-fn reply(sample_id: String, event: Event) -> pb::GenerateImagesResponse {
+fn reply(place: Place, event: Event) -> pb::GenerateImagesResponse {
     use pb::generate_images_response::Result as Outcome;
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let Place {
+        sample_id,
+        image_index,
+    } = place;
     let result = match event {
         Event::Progress {
             done,
@@ -148,8 +180,9 @@ fn reply(sample_id: String, event: Event) -> pb::GenerateImagesResponse {
         Event::End(ended) => match *ended {
             Ok(rendered) => Outcome::Image(pb::GeneratedImage {
                 prompt_truncated: rendered.prompt_truncated,
+                safety: rendered.safety.into(),
+                seed: rendered.seed,
                 image: Some(rendered.into_image(sample_id.clone())),
-                safety: pb::SafetyVerdict::NotChecked.into(),
             }),
             Err(error) => Outcome::Failure(item_failure(&error)),
         },
@@ -157,6 +190,7 @@ fn reply(sample_id: String, event: Event) -> pb::GenerateImagesResponse {
     pb::GenerateImagesResponse {
         sample_id,
         result: Some(result),
+        image_index,
     }
 }
 
@@ -196,6 +230,7 @@ fn model(pipeline: &Pipeline) -> pb::DiffusionModel {
         default_height_px: count(pipeline.default_side_px()),
         size_multiple_px: count(pipeline.scale_px()),
         default_scheduler: scheduler.into(),
+        only_inpaints: pipeline.only_inpaints(),
     }
 }
 

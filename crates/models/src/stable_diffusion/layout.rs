@@ -31,7 +31,15 @@ const XL_PARTS: [(&str, Classes); 2] = [
     ("text_encoder_2", &["CLIPTextModelWithProjection"]),
     ("tokenizer_2", TOKENIZERS),
 ];
-const PIPELINES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionXLPipeline"];
+/// Classes of `model_index.json`; what a checkpoint can do is told by its UNet, not by them.
+const PIPELINES: [&str; 6] = [
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLInpaintPipeline",
+];
 
 impl Index {
     /// Reads `model_index.json` in `folder` and refuses what is not served.
@@ -47,7 +55,7 @@ impl Index {
                 .into());
         }
         let mut index = Self {
-            is_xl: class == PIPELINES[1],
+            is_xl: class.starts_with("StableDiffusionXL"),
             zeros_for_empty_prompt: false,
         };
         for (part, classes) in index.parts() {
@@ -64,8 +72,7 @@ impl Index {
                 .unsupported("image_encoder", &class.into(), "none")
                 .into());
         }
-        // Read from its own file, which has the class too. A safety checker is not run, and the
-        // service's replies say that nothing was checked.
+        // Read from its own file, which has the class too. A safety checker is run by the service.
         fields.ignore(&[
             "scheduler",
             "safety_checker",
@@ -172,12 +179,14 @@ pub(super) fn check_parts(
         let reason = format!("is {wanted}, {encoder} {width}");
         return bad("unet", "cross_attention_dim", reason);
     }
-    for (field, channels) in [
-        ("in_channels", unet.in_channels),
-        ("out_channels", unet.out_channels),
+    let latents = vae.latent_channels;
+    // An inpainting UNet also sees the mask and the latents of what is kept.
+    for (field, channels, fits) in [
+        ("in_channels", unet.in_channels, [latents, 2 * latents + 1]),
+        ("out_channels", unet.out_channels, [latents; 2]),
     ] {
-        if channels != vae.latent_channels {
-            let reason = format!("is {channels}, the autoencoder has {}", vae.latent_channels);
+        if !fits.contains(&channels) {
+            let reason = format!("is {channels}, the autoencoder has {latents}");
             return bad("unet", field, reason);
         }
     }

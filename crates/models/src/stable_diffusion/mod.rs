@@ -1,4 +1,5 @@
-//! Stable Diffusion from a directory in diffusers' layout: text → noise → picture, step by step.
+//! Stable Diffusion from a directory in diffusers' layout: text → noise → picture, step by step, from
+//! noise alone or from a picture, all of it or a part.
 //!
 //! Versions 1 and 2 (Rombach et al. 2022, arXiv 2112.10752) and XL with Turbo (Podell et al. 2023,
 //! arXiv 2307.01952; Sauer et al. 2023, arXiv 2311.17042), and fine-tunes of any size of them.
@@ -9,7 +10,9 @@
 
 mod denoising;
 mod error;
+mod guidance;
 mod layout;
+mod original;
 mod prompt;
 mod render;
 mod request;
@@ -19,6 +22,7 @@ use std::path::Path;
 pub use self::denoising::{Denoising, Picture};
 pub use self::error::Error;
 use self::layout::Index;
+pub use self::original::{Original, PictureFile};
 use self::prompt::TextEncoder;
 pub use self::request::{
     MAX_GUIDANCE, MAX_PROMPT_BYTES, MAX_PROMPT_CHUNKS, MAX_PROMPT_TOKENS, MAX_SIDE_PX,

@@ -70,32 +70,33 @@ impl TextEncoder {
         Ok(vec![Chunk { tokens, weights }])
     }
 
-    fn encode(&self, chunk: &Chunk) -> Result<TextStates, Error> {
+    fn encode(&self, chunk: &Chunk, clip_skip: usize) -> Result<TextStates, Error> {
         let ids = self.tokenizer.framed(&chunk.tokens, self.prompt_length());
-        Ok(self.model.encode(&ids)?)
+        Ok(self.model.encode_skipping(&ids, clip_skip)?)
     }
 }
 
 impl Pipeline {
-    /// Text states of a prompt, laid out for the UNet, with what else `request` says to it.
+    /// Text states of the prompt, laid out for the UNet, with what else `request` says to it.
     pub(super) fn context(
         &self,
-        prompt: &str,
         request: &Request,
         warnings: &mut Vec<String>,
     ) -> Result<Arc<Context>, Error> {
-        let states = self.encode(prompt, request.syntax, warnings)?;
+        let how = (request.syntax, request.clip_skip);
+        let states = self.encode(&request.prompt, how, warnings)?;
         self.prepare(states, request)
     }
 
-    /// The same for the negative prompt.
+    /// The same for the negative prompt, of which diffusers skips no layers.
     pub(super) fn negative_context(
         &self,
         request: &Request,
         warnings: &mut Vec<String>,
     ) -> Result<Arc<Context>, Error> {
         if !(self.zeros_for_empty_prompt && request.negative_prompt.is_empty()) {
-            return self.context(&request.negative_prompt, request, warnings);
+            let states = self.encode(&request.negative_prompt, (request.syntax, 0), warnings)?;
+            return self.prepare(states, request);
         }
         let pooled = self.unet.config().addition.map_or(0, |a| a.pooled_dim);
         let states = States {
@@ -129,7 +130,7 @@ impl Pipeline {
     fn encode(
         &self,
         prompt: &str,
-        syntax: PromptSyntax,
+        (syntax, clip_skip): (PromptSyntax, usize),
         warnings: &mut Vec<String>,
     ) -> Result<States, Error> {
         let mut chunks = Vec::new();
@@ -144,7 +145,7 @@ impl Pipeline {
         let (mut columns, mut pooled) = (Vec::new(), Vec::new());
         for (text, mut chunks) in self.texts.iter().zip(chunks) {
             chunks.resize(count, Chunk::default());
-            let (rows, first) = self.rows(text, &chunks)?;
+            let (rows, first) = self.rows(text, &chunks, clip_skip)?;
             columns.push((rows, text.width()));
             pooled = first;
         }
@@ -153,10 +154,15 @@ impl Pipeline {
     }
 
     /// The states of one encoder, weighted, and the pooled state of the first chunk.
-    fn rows(&self, text: &TextEncoder, chunks: &[Chunk]) -> Result<(Vec<f32>, Vec<f32>), Error> {
+    fn rows(
+        &self,
+        text: &TextEncoder,
+        chunks: &[Chunk],
+        clip_skip: usize,
+    ) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let (mut states, mut pooled) = (Vec::new(), Vec::new());
         for (i, chunk) in chunks.iter().enumerate() {
-            let encoded = text.encode(chunk)?;
+            let encoded = text.encode(chunk, clip_skip)?;
             let hidden = match self.unet.config().addition {
                 Some(_) => &encoded.penultimate,
                 None => &encoded.hidden,

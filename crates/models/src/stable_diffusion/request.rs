@@ -1,7 +1,7 @@
 //! What is asked of a checkpoint, and what it refuses.
 
 use super::error::invalid;
-use super::{Error, Pipeline};
+use super::{Error, Original, Pipeline};
 use crate::scheduler::Kind;
 
 /// The longest side of a picture, whatever the model.
@@ -51,6 +51,33 @@ pub struct Request {
     pub syntax: PromptSyntax,
     /// The sampler; `None` for the checkpoint's own.
     pub scheduler: Option<Kind>,
+    /// How much of guidance's over-exposure is taken back, 0 to 1 (Lin et al. 2024, section 3.4).
+    pub guidance_rescale: f32,
+    /// Last layers of the text encoders that the prompt does not go through; the negative prompt goes
+    /// through all, as in diffusers.
+    pub clip_skip: usize,
+    /// What to go on from; `None` for noise alone.
+    pub original: Option<Original>,
+}
+
+impl Default for Request {
+    /// An empty prompt by diffusers' defaults, and of no size.
+    fn default() -> Self {
+        Self {
+            prompt: String::new(),
+            negative_prompt: String::new(),
+            seed: 0,
+            steps: 50,
+            guidance: 7.5,
+            width_px: 0,
+            height_px: 0,
+            syntax: PromptSyntax::Plain,
+            scheduler: None,
+            guidance_rescale: 0.,
+            clip_skip: 0,
+            original: None,
+        }
+    }
 }
 
 impl Pipeline {
@@ -107,9 +134,52 @@ impl Pipeline {
                 format!("{} is not within 0 to {MAX_GUIDANCE}", request.guidance),
             ));
         }
+        if !(0. ..=1.).contains(&request.guidance_rescale) {
+            let reason = format!("{} is not within 0 to 1", request.guidance_rescale);
+            return Err(invalid("guidance_rescale", reason));
+        }
+        let layers = self.texts.iter().map(|text| text.model.layer_count());
+        let most = layers.min().unwrap_or_default().saturating_sub(1);
+        if request.clip_skip > most {
+            let reason = format!("{} layers, at most {most}", request.clip_skip);
+            return Err(invalid("clip_skip", reason));
+        }
+        self.check_original(request)?;
         self.start(request)?;
         self.check_prompt("prompt", &request.prompt, request.syntax)?;
         self.check_prompt("negative_prompt", &request.negative_prompt, request.syntax)
+    }
+
+    fn check_original(&self, request: &Request) -> Result<(), Error> {
+        let asked = (request.width_px, request.height_px);
+        let mask = request.original.as_ref().and_then(|o| o.mask.as_ref());
+        if self.only_inpaints() && mask.is_none() {
+            let reason = "is missing: this checkpoint only repaints a part of a picture";
+            return Err(invalid("mask_image", reason));
+        }
+        let Some(original) = &request.original else {
+            return Ok(());
+        };
+        if !(original.strength > 0. && original.strength <= 1.) {
+            let reason = format!("{} is not over 0 and at most 1", original.strength);
+            return Err(invalid("strength", reason));
+        }
+        let files = [
+            ("init_image", Some(&original.picture)),
+            ("mask_image", mask),
+        ];
+        for (field, file) in files {
+            let Some((width, height)) = file.map(|f| f.size_px()).filter(|size| *size != asked)
+            else {
+                continue;
+            };
+            let reason = format!(
+                "is {width} × {height} px, the picture shall have {} × {} px",
+                asked.0, asked.1
+            );
+            return Err(invalid(field, reason));
+        }
+        Ok(())
     }
 
     fn check_prompt(

@@ -7,5 +7,6 @@
 )]
 
 mod images;
+mod originals;
 mod scoring;
 mod stage;

@@ -80,8 +80,9 @@ impl Stage {
     ) -> HashMap<String, Outcome> {
         let mut stream = self.ask(request).await.unwrap();
         let mut ends = HashMap::new();
-        while let Some(GenerateImagesResponse { sample_id, result }) =
-            stream.message().await.unwrap()
+        while let Some(GenerateImagesResponse {
+            sample_id, result, ..
+        }) = stream.message().await.unwrap()
         {
             match result.unwrap() {
                 Outcome::Progress(_) => {}
