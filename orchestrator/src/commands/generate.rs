@@ -128,6 +128,7 @@ fn request(args: &GenerateArgs, suite: &Suite) -> GenerateImagesRequest {
         items: vec![item],
         settings: Some(settings),
         report_progress: true,
+        client: String::new(),
     }
 }
 

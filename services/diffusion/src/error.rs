@@ -74,6 +74,27 @@ pub enum Error {
         #[source]
         source: Box<models::config::LoadError>,
     },
+    /// A model that the memory bound leaves no room for, however empty it is.
+    #[error(
+        "cannot serve model `{name}`: its weights take {needed_bytes} bytes, --model-memory-bytes allows {allowed_bytes}"
+    )]
+    TooLarge {
+        /// The name it should have been served as.
+        name: String,
+        /// Bytes of its weights in memory.
+        needed_bytes: u64,
+        /// The bound.
+        allowed_bytes: u64,
+    },
+    /// A model that cannot make the first picture, such as one with weights that are no numbers.
+    #[error("cannot serve model `{name}`: its first picture fails")]
+    WarmUp {
+        /// The name it should have been served as.
+        name: String,
+        /// Why.
+        #[source]
+        source: models::stable_diffusion::Error,
+    },
     /// A model and its adapters that are not written as such.
     #[error("cannot load model `{name}`: {reason}")]
     ModelPath {
@@ -179,6 +200,8 @@ impl ServiceError for Error {
             Self::Shared(error) => error.kind(),
             Self::Load { .. }
             | Self::ModelPath { .. }
+            | Self::TooLarge { .. }
+            | Self::WarmUp { .. }
             | Self::LoadScoring { .. }
             | Self::LoadSafety { .. }
             | Self::NoModel => Kind::FailedPrecondition,

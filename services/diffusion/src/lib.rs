@@ -1,22 +1,28 @@
 //! Images: renders them from prompts and scores them.
 //!
 //! * [`Options`]: what an operator can set.
-//! * `models_served`: the checkpoints in memory, by name.
+//! * `models_served`, `shelf`: the checkpoints by name, and which of them are in memory.
+//! * `catalogue`: what is said of them.
 //! * `request`: a call becomes pictures wanted, checked once at the edge.
 //! * `engine`: the thread that owns the device; pictures of all callers share its batches.
+//! * `line`: whose turn it is.
 //! * `picture`: a finished picture as a PNG that says where it comes from.
 //! * `service`, `scoring`: the gRPC edge.
 
+mod catalogue;
 mod engine;
 mod error;
+mod line;
 mod models_served;
 mod options;
 mod picture;
 mod request;
 mod scoring;
 mod service;
+mod shelf;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::diffusion::v1::diffusion_service_server::DiffusionServiceServer;
 use proto::diffusion::v1::image_scoring_service_server::ImageScoringServiceServer;
@@ -25,7 +31,7 @@ use runtime::cache::Cache;
 use runtime::{Handle, Listener, Service, StartError, Telemetry, serve};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Engine;
+use crate::engine::{Bounds, Engine};
 pub use crate::error::Error;
 use crate::models_served::Served;
 pub use crate::options::Options;
@@ -61,7 +67,12 @@ pub async fn start(
     let roots = Roots::open(&options.artefacts).map_err(refused)?;
     let cache = Cache::open(&options.cache)?;
     let served = Arc::new(Served::default());
-    let engine = Engine::start(options.queue_capacity, options.max_batch)
+    let bounds = Bounds {
+        capacity: options.queue_capacity,
+        max_batch: options.max_batch,
+        batch_wait: Duration::from_millis(options.batch_wait_ms),
+    };
+    let engine = Engine::start(bounds)
         .map_err(|error| StartError::Options(format!("cannot start the device thread: {error}")))?;
     let images =
         DiffusionServiceServer::new(Diffusion::new(served.clone(), engine, options.max_items))

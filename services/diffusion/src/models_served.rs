@@ -6,11 +6,14 @@ use std::sync::{Arc, OnceLock};
 use models::lora::ModelPath;
 use models::measuring::{ImageTextModel, SafetyModel, UnsafeRule};
 use models::stable_diffusion::{Pipeline, PromptSyntax, Request};
+use proto::diffusion::v1 as pb;
 use runtime::error::chain;
 use runtime::options::NamedFolder;
 
+use crate::catalogue;
 use crate::error::Error;
 use crate::options::Options;
+use crate::shelf::Shelf;
 
 /// What is served. Empty until [`Served::load`] has ended well; calls come only after that.
 #[derive(Default)]
@@ -20,7 +23,9 @@ pub(crate) struct Served {
 
 struct Loaded {
     /// Default first.
-    pipelines: Vec<Arc<Pipeline>>,
+    models: Vec<pb::DiffusionModel>,
+    /// The same, in the same order.
+    shelf: Shelf<Pipeline>,
     /// Default first.
     scorers: Vec<Scorer>,
     safety: Option<Safety>,
@@ -42,22 +47,19 @@ pub(crate) struct Safety {
 }
 
 impl Served {
-    /// Loads all models of the options and asks each for one whole picture, or for one
+    /// Loads all models of the options once; those that the memory bound leaves no room for beside the
+    /// others leave again. Each is asked for one picture, unless that is switched off, or for one
     /// embedding of each kind.
     ///
     /// # Errors
-    /// The first that does not load, by name, file and field.
+    /// The first that does not load, by name, file and field, or that does not fit.
     pub(crate) fn load(&self, options: &Options) -> Result<(), Error> {
         let found = builtin(options.assets.as_deref(), "nano-sd", "model_index.json");
-        let pipelines = options
-            .models
-            .iter()
-            .chain(&found)
-            .map(load_pipeline)
-            .collect::<Result<Vec<_>, _>>()?;
-        if pipelines.is_empty() {
+        let folders: Vec<NamedFolder> = options.models.iter().chain(&found).cloned().collect();
+        if folders.is_empty() {
             return Err(Error::NoModel);
         }
+        let (models, shelf) = shelve(folders, options)?;
         let found = builtin(options.assets.as_deref(), "nano-clip", "config.json");
         let scorers = options
             .scoring_models
@@ -66,7 +68,8 @@ impl Served {
             .map(load_scorer)
             .collect::<Result<_, _>>()?;
         let loaded = Loaded {
-            pipelines,
+            models,
+            shelf,
             scorers,
             safety: load_safety(options)?,
         };
@@ -76,8 +79,17 @@ impl Served {
     }
 
     /// Diffusion models, default first.
-    pub(crate) fn pipelines(&self) -> &[Arc<Pipeline>] {
-        self.loaded.get().map_or(&[], |loaded| &loaded.pipelines)
+    pub(crate) fn models(&self) -> &[pb::DiffusionModel] {
+        self.loaded.get().map_or(&[], |loaded| &loaded.models)
+    }
+
+    /// The diffusion models themselves, by their places.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`] before they are loaded, when no call is let in.
+    pub(crate) fn shelf(&self) -> Result<&Shelf<Pipeline>, Error> {
+        let loaded = self.loaded.get().ok_or(Error::Stopping)?;
+        Ok(&loaded.shelf)
     }
 
     /// Scoring models, default first.
@@ -90,16 +102,17 @@ impl Served {
         self.loaded.get()?.safety.as_ref()
     }
 
-    /// The diffusion model called `name`; the default for an empty name.
+    /// The place of the diffusion model called `name`; of the default for an empty name.
     ///
     /// # Errors
     /// [`Error::UnknownModel`].
-    pub(crate) fn pipeline(&self, name: &str) -> Result<Arc<Pipeline>, Error> {
-        let all = self.pipelines();
-        let found = all.iter().find(|p| name.is_empty() || p.name() == name);
-        found
-            .cloned()
-            .ok_or_else(|| unknown(name, all.iter().map(|p| p.name())))
+    pub(crate) fn find(&self, name: &str) -> Result<usize, Error> {
+        let names = || {
+            let infos = self.models().iter().filter_map(|model| model.info.as_ref());
+            infos.map(|info| info.name.as_str())
+        };
+        let found = names().position(|known| name.is_empty() || known == name);
+        found.ok_or_else(|| unknown(name, names()))
     }
 
     /// The scoring model called `name`; the default for an empty name.
@@ -136,9 +149,6 @@ fn builtin(assets: Option<&Path>, name: &str, file: &str) -> Option<NamedFolder>
     })
 }
 
-/// Steps of the picture that a model is asked for before it is served.
-const WARM_UP_STEPS: usize = 2;
-
 /// A checkpoint and its adapters, as the operator wrote them.
 fn model_path(model: &NamedFolder) -> Result<ModelPath, Error> {
     let path: Result<ModelPath, String> = model.folder.to_string_lossy().parse();
@@ -148,7 +158,48 @@ fn model_path(model: &NamedFolder) -> Result<ModelPath, Error> {
     })
 }
 
-fn load_pipeline(model: &NamedFolder) -> Result<Arc<Pipeline>, Error> {
+/// The models, each loaded once, the default last: it is the one that stays.
+fn shelve(
+    folders: Vec<NamedFolder>,
+    options: &Options,
+) -> Result<(Vec<pb::DiffusionModel>, Shelf<Pipeline>), Error> {
+    let bound = options.model_memory_bytes;
+    let sizes = folders.iter().map(|model| weight_bytes(model, bound));
+    let sizes = sizes.collect::<Result<Vec<_>, _>>()?;
+    let count = sizes.len();
+    let load = move |slot: usize| load_pipeline(&folders[slot]);
+    let shelf = Shelf::new(sizes, bound, options.queue_capacity, load);
+    let mut models = Vec::new();
+    for slot in (0..count).rev() {
+        let pipeline = shelf.load_now(slot)?;
+        if options.warm_up {
+            warm_up(&pipeline)?;
+        }
+        models.push(catalogue::model(&pipeline));
+    }
+    models.reverse();
+    Ok((models, shelf))
+}
+
+/// Bytes of a model's weights, where they fit alone.
+fn weight_bytes(model: &NamedFolder, bound: Option<u64>) -> Result<u64, Error> {
+    let NamedFolder { name, .. } = model;
+    let path = model_path(model)?;
+    let needed_bytes = Pipeline::weight_bytes(&path.folder).map_err(|source| Error::Load {
+        name: name.clone(),
+        source: Box::new(source),
+    })?;
+    match bound {
+        Some(allowed_bytes) if needed_bytes > allowed_bytes => Err(Error::TooLarge {
+            name: name.clone(),
+            needed_bytes,
+            allowed_bytes,
+        }),
+        _ => Ok(needed_bytes),
+    }
+}
+
+fn load_pipeline(model: &NamedFolder) -> Result<Pipeline, Error> {
     let NamedFolder { name, .. } = model;
     let path = model_path(model)?;
     let pipeline =
@@ -156,7 +207,17 @@ fn load_pipeline(model: &NamedFolder) -> Result<Arc<Pipeline>, Error> {
             name: name.clone(),
             source: Box::new(source),
         })?;
-    let side = pipeline.default_side_px();
+    tracing::info!(model = name, sha256 = pipeline.sha256(), "model loaded");
+    Ok(pipeline)
+}
+
+/// Steps of the picture that a model is asked for before it is served.
+const WARM_UP_STEPS: usize = 2;
+
+/// Asks for a picture of half the model's own side: threads, code and buffers are there afterwards.
+fn warm_up(pipeline: &Pipeline) -> Result<(), Error> {
+    let scale = pipeline.scale_px().max(1);
+    let side = (pipeline.default_side_px() / 2 / scale).max(1) * scale;
     let small = Request {
         prompt: String::new(),
         negative_prompt: String::new(),
@@ -168,9 +229,14 @@ fn load_pipeline(model: &NamedFolder) -> Result<Arc<Pipeline>, Error> {
         syntax: PromptSyntax::Plain,
         scheduler: None,
     };
-    pipeline.generate(&small)?;
-    tracing::info!(model = name, sha256 = pipeline.sha256(), "model loaded");
-    Ok(Arc::new(pipeline))
+    match pipeline.generate(&small) {
+        // After two steps towards nothing, one colour may be all there is.
+        Ok(_) | Err(models::stable_diffusion::Error::Blank) => Ok(()),
+        Err(source) => Err(Error::WarmUp {
+            name: pipeline.name().to_owned(),
+            source,
+        }),
+    }
 }
 
 fn load_scorer(model: &NamedFolder) -> Result<Scorer, Error> {

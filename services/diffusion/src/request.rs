@@ -69,6 +69,7 @@ pub(crate) fn wanted(
         items,
         settings,
         report_progress: _,
+        client: _,
     } = request;
     if items.is_empty() || items.len() > max_items {
         return Err(Error::invalid(

@@ -1,5 +1,6 @@
 //! The gRPC edge of `DiffusionService`.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -13,42 +14,56 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
-use crate::engine::{Engine, Event, Events, Ticket};
+use crate::catalogue::page;
+use crate::engine::{Caller, Engine, Event, Events, Ticket};
 use crate::error::Error;
 use crate::models_served::Served;
-use crate::request::{Wanted, scheduler_value, wanted};
+use crate::request::{Wanted, wanted};
+use crate::shelf::Lease;
 
 /// Progress messages of one call that may wait for a slow reader; more are left out.
 const PROGRESS_ROOM: usize = 64;
-/// Models per page when the request says 0, and at most.
-const PAGE_SIZES: (usize, usize) = (50, 100);
+/// The longest name of a caller.
+const MAX_CLIENT_BYTES: usize = 64;
 /// What this version can do beyond rendering.
 const FEATURES: [&str; 4] = ["webui_prompts", "negative_prompts", "progress", "sizes"];
 
-/// The service.
+/// The service. Clones are the same one.
+#[derive(Clone)]
 pub(crate) struct Diffusion {
     served: Arc<Served>,
-    engine: Engine,
+    engine: Arc<Engine>,
     max_items: usize,
+}
+
+/// A call, and what came along with it.
+struct Asked {
+    request: pb::GenerateImagesRequest,
+    caller: Caller,
+    context: RequestContext,
 }
 
 impl Diffusion {
     pub(crate) fn new(served: Arc<Served>, engine: Engine, max_items: usize) -> Self {
         Self {
             served,
-            engine,
+            engine: Arc::new(engine),
             max_items,
         }
     }
 
     fn generate(
         &self,
-        request: pb::GenerateImagesRequest,
-        context: &RequestContext,
+        asked: Asked,
+        pipeline: &Lease<Pipeline>,
     ) -> Result<mpsc::Receiver<(String, Event)>, Error> {
-        let pipeline = self.served.pipeline(&request.model)?;
+        let Asked {
+            request,
+            caller,
+            context,
+        } = asked;
         let report_progress = request.report_progress;
-        let wanted = wanted(request, &pipeline, self.max_items)?;
+        let wanted = wanted(request, pipeline, self.max_items)?;
         let (sender, receiver) = mpsc::channel(wanted.len() + PROGRESS_ROOM);
         let mut tickets = Vec::new();
         let reserved = wanted.len();
@@ -57,6 +72,7 @@ impl Diffusion {
                 Ok(request) => tickets.push(Ticket {
                     pipeline: pipeline.clone(),
                     request,
+                    caller: caller.clone(),
                     context: context.clone(),
                     events: Events::new(sample_id, sender.clone(), reserved, report_progress),
                 }),
@@ -69,12 +85,62 @@ impl Diffusion {
         self.engine.submit(tickets)?;
         Ok(receiver)
     }
+
+    /// Waits for a model that is not in memory; from then on like [`Diffusion::generate`]. What would
+    /// have refused the call ends its stream.
+    async fn load_and_generate(self, asked: Asked, slot: usize, replies: mpsc::Sender<Reply>) {
+        let ids: Vec<String> = match asked.request.report_progress {
+            true => asked
+                .request
+                .items
+                .iter()
+                .map(|i| i.sample_id.clone())
+                .collect(),
+            false => Vec::new(),
+        };
+        let tell = |before: usize| {
+            for id in &ids {
+                let _a_slow_reader_misses_it = replies.try_send(Ok(loading(id.clone(), before)));
+            }
+        };
+        let pictures = asked.request.items.len();
+        let lease = match self.served.shelf() {
+            Ok(shelf) => shelf.lease(slot, pictures, tell).await,
+            Err(error) => Err(error),
+        };
+        let events = lease.and_then(|lease| self.generate(asked, &lease));
+        let mut events = match events {
+            Ok(events) => events,
+            Err(error) => return drop(replies.send(Err(respond(&error))).await),
+        };
+        while let Some((sample_id, event)) = events.recv().await {
+            if replies.send(Ok(reply(sample_id, event))).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The stream of a call whose model is not in memory.
+    fn later(&self, asked: Asked, slot: usize) -> ReceiverStream<Reply> {
+        let (sender, replies) = mpsc::channel(PROGRESS_ROOM);
+        let context = asked.context.clone();
+        let work = self.clone().load_and_generate(asked, slot, sender.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sender.closed() => {}
+                () = context.scope(work) => {}
+            }
+        });
+        ReceiverStream::new(replies)
+    }
 }
+
+/// One message of an answer.
+type Reply = Result<pb::GenerateImagesResponse, Status>;
 
 #[tonic::async_trait]
 impl DiffusionService for Diffusion {
-    type GenerateImagesStream =
-        Pin<Box<dyn Stream<Item = Result<pb::GenerateImagesResponse, Status>> + Send>>;
+    type GenerateImagesStream = Pin<Box<dyn Stream<Item = Reply> + Send>>;
 
     async fn get_capabilities(
         &self,
@@ -89,7 +155,12 @@ impl DiffusionService for Diffusion {
             service: "diptych.diffusion.v1.DiffusionService".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             backend: "candle".to_owned(),
-            models: self.served.pipelines().iter().map(|p| info(p)).collect(),
+            models: self
+                .served
+                .models()
+                .iter()
+                .filter_map(|model| model.info.clone())
+                .collect(),
             abilities: Vec::new(),
             features: FEATURES
                 .iter()
@@ -113,8 +184,7 @@ impl DiffusionService for Diffusion {
             page_size,
             page_token,
         } = request.into_inner();
-        let page =
-            page(self.served.pipelines(), page_size, &page_token).map_err(|e| respond(&e))?;
+        let page = page(self.served.models(), page_size, &page_token).map_err(|e| respond(&e))?;
         Ok(Response::new(page))
     }
 
@@ -123,13 +193,36 @@ impl DiffusionService for Diffusion {
         request: Request<pb::GenerateImagesRequest>,
     ) -> Result<Response<Self::GenerateImagesStream>, Status> {
         let context = RequestContext::of(&request);
-        let events = self
-            .generate(request.into_inner(), &context)
-            .map_err(|e| respond(&e))?;
+        let connection = request.remote_addr();
+        let request = request.into_inner();
+        let caller = caller(&request.client, connection).map_err(|e| respond(&e))?;
+        let slot = self.served.find(&request.model).map_err(|e| respond(&e))?;
+        let asked = Asked {
+            request,
+            caller,
+            context,
+        };
+        let shelf = self.served.shelf().map_err(|e| respond(&e))?;
+        let Some(pipeline) = shelf.try_lease(slot) else {
+            return Ok(Response::new(Box::pin(self.later(asked, slot))));
+        };
+        let events = self.generate(asked, &pipeline).map_err(|e| respond(&e))?;
         let replies =
             ReceiverStream::new(events).map(|(sample_id, event)| Ok(reply(sample_id, event)));
         Ok(Response::new(Box::pin(replies)))
     }
+}
+
+/// Whose turns a request takes.
+fn caller(client: &str, connection: Option<SocketAddr>) -> Result<Caller, Error> {
+    if client.len() > MAX_CLIENT_BYTES {
+        let rule = format!("{} bytes, at most {MAX_CLIENT_BYTES}", client.len());
+        return Err(Error::invalid("client", rule));
+    }
+    Ok(match client {
+        "" => Caller::Connection(connection),
+        name => Caller::Named(name.to_owned()),
+    })
 }
 
 fn reply(sample_id: String, event: Event) -> pb::GenerateImagesResponse {
@@ -144,6 +237,7 @@ fn reply(sample_id: String, event: Event) -> pb::GenerateImagesResponse {
             done_step_count: count(done),
             step_count: count(total),
             queue_position: count(queue_position),
+            loading: false,
         }),
         Event::End(ended) => match *ended {
             Ok(rendered) => Outcome::Image(pb::GeneratedImage {
@@ -160,12 +254,15 @@ fn reply(sample_id: String, event: Event) -> pb::GenerateImagesResponse {
     }
 }
 
-fn info(pipeline: &Pipeline) -> dataset::ModelInfo {
-    dataset::ModelInfo {
-        name: pipeline.name().to_owned(),
-        sha256: pipeline.sha256().to_owned(),
-        architecture: "StableDiffusionPipeline".to_owned(),
-        parameter_count: pipeline.parameter_count(),
+fn loading(sample_id: String, before: usize) -> pb::GenerateImagesResponse {
+    let progress = pb::StepProgress {
+        queue_position: u32::try_from(before).unwrap_or(u32::MAX),
+        loading: true,
+        ..pb::StepProgress::default()
+    };
+    pb::GenerateImagesResponse {
+        sample_id,
+        result: Some(pb::generate_images_response::Result::Progress(progress)),
     }
 }
 
@@ -183,49 +280,4 @@ fn measuring_models(served: &Served) -> Vec<dataset::ModelInfo> {
         parameter_count: safety.model.parameter_count(),
     });
     scorers.chain(safety).collect()
-}
-
-fn model(pipeline: &Pipeline) -> pb::DiffusionModel {
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let scheduler = pipeline
-        .scheduler_name(None)
-        .map_or(pb::Scheduler::Unspecified, scheduler_value);
-    pb::DiffusionModel {
-        info: Some(info(pipeline)),
-        default_width_px: count(pipeline.default_side_px()),
-        default_height_px: count(pipeline.default_side_px()),
-        size_multiple_px: count(pipeline.scale_px()),
-        default_scheduler: scheduler.into(),
-    }
-}
-
-/// A page token is the place of the page's first model.
-fn page(all: &[Arc<Pipeline>], size: u32, token: &str) -> Result<pb::ListModelsResponse, Error> {
-    let (usual, most) = PAGE_SIZES;
-    let size = if size == 0 { usual } else { size as usize };
-    if size > most {
-        return Err(Error::invalid(
-            "page_size",
-            format!("{size} is not within 1 to {most}"),
-        ));
-    }
-    let first = if token.is_empty() {
-        Some(0)
-    } else {
-        token.parse().ok().filter(|n| *n > 0 && *n < all.len())
-    };
-    let Some(first) = first else {
-        return Err(Error::invalid("page_token", "was not given by this call"));
-    };
-    let end = (first + size).min(all.len());
-    let next_page_token = if end < all.len() {
-        end.to_string()
-    } else {
-        String::new()
-    };
-    let models = all[first..end].iter().map(|p| model(p)).collect();
-    Ok(pb::ListModelsResponse {
-        models,
-        next_page_token,
-    })
 }

@@ -6,6 +6,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod damaged;
 mod images;
 mod scoring;
+mod serving;
 mod stage;
