@@ -6,6 +6,7 @@
 //! * `request`: a call becomes pictures wanted, checked once at the edge.
 //! * `engine`: the thread that owns the device; pictures of all callers share its batches.
 //! * `line`: whose turn it is.
+//! * `remote`: the same for a model behind a server that speaks OpenAI's images API.
 //! * `picture`: a finished picture as a PNG that says where it comes from.
 //! * `service`, `scoring`: the gRPC edge.
 
@@ -16,6 +17,7 @@ mod line;
 mod models_served;
 mod options;
 mod picture;
+mod remote;
 mod request;
 mod scoring;
 mod service;
@@ -34,9 +36,11 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::{Bounds, Engine};
 pub use crate::error::Error;
 use crate::models_served::Served;
-pub use crate::options::Options;
+pub use crate::options::{Backend, Options};
+use crate::remote::Remote;
+pub use crate::remote::{ImageSize, RemoteOptions};
 use crate::scoring::Scoring;
-use crate::service::Diffusion;
+use crate::service::{Diffusion, Painter};
 pub use models::lora::ModelPath;
 
 /// The port without `--listen`.
@@ -49,7 +53,7 @@ pub const NAME: &str = "diffusion";
 /// a picture once, before the first call is let in.
 ///
 /// # Errors
-/// An instruction set that the processor lacks, an artefact root that cannot be used, a `REDIS_URL` that is none, and what
+/// An instruction set that the processor lacks, a remote model without an address, an artefact root that cannot be used, a `REDIS_URL` that is none, and what
 /// [`serve()`](runtime::serve()) gives. A model that does not load is said by
 /// [`Handle::ready`](runtime::Handle::ready) and [`Handle::wait`](runtime::Handle::wait).
 pub async fn start(
@@ -67,15 +71,9 @@ pub async fn start(
     let roots = Roots::open(&options.artefacts).map_err(refused)?;
     let cache = Cache::open(&options.cache)?;
     let served = Arc::new(Served::default());
-    let bounds = Bounds {
-        capacity: options.queue_capacity,
-        max_batch: options.max_batch,
-        batch_wait: Duration::from_millis(options.batch_wait_ms),
-    };
-    let engine = Engine::start(bounds)
-        .map_err(|error| StartError::Options(format!("cannot start the device thread: {error}")))?;
+    let painter = painter(&options)?;
     let images =
-        DiffusionServiceServer::new(Diffusion::new(served.clone(), engine, options.max_items))
+        DiffusionServiceServer::new(Diffusion::new(served.clone(), painter, options.max_items))
             .max_decoding_message_size(max_message_bytes)
             .max_encoding_message_size(max_message_bytes);
     let scores = ImageScoringServiceServer::new(Scoring::new(served.clone(), roots, cache))
@@ -90,4 +88,23 @@ pub async fn start(
             .unwrap_or_else(|panic| Err(Error::Task(panic.to_string())))
     };
     serve(service, listener, warm_up, stop).await
+}
+
+/// Who paints, as the options say.
+fn painter(options: &Options) -> Result<Painter, StartError> {
+    if options.backend == Backend::OpenaiImages {
+        let capacity = options.queue_capacity;
+        let remote = Remote::new(&options.llm, options.remote.clone(), capacity);
+        return remote
+            .map(Painter::Remote)
+            .map_err(|error| StartError::Options(runtime::error::chain(&error)));
+    }
+    let bounds = Bounds {
+        capacity: options.queue_capacity,
+        max_batch: options.max_batch,
+        batch_wait: Duration::from_millis(options.batch_wait_ms),
+    };
+    let engine = Engine::start(bounds)
+        .map_err(|error| StartError::Options(format!("cannot start the device thread: {error}")))?;
+    Ok(Painter::Device(Arc::new(engine)))
 }

@@ -12,7 +12,8 @@ use runtime::options::NamedFolder;
 
 use crate::catalogue;
 use crate::error::Error;
-use crate::options::Options;
+use crate::options::{Backend, Options};
+use crate::remote;
 use crate::shelf::Shelf;
 
 /// What is served. Empty until [`Served::load`] has ended well; calls come only after that.
@@ -56,10 +57,15 @@ impl Served {
     pub(crate) fn load(&self, options: &Options) -> Result<(), Error> {
         let found = builtin(options.assets.as_deref(), "nano-sd", "model_index.json");
         let folders: Vec<NamedFolder> = options.models.iter().chain(&found).cloned().collect();
-        if folders.is_empty() {
-            return Err(Error::NoModel);
-        }
-        let (models, shelf) = shelve(folders, options)?;
+        let (models, shelf) = match options.backend {
+            Backend::Candle if folders.is_empty() => return Err(Error::NoModel),
+            Backend::Candle => shelve(folders, options)?,
+            Backend::OpenaiImages => {
+                let name = options.llm.model.as_deref().unwrap_or_default();
+                let (_, none) = shelve(Vec::new(), options)?;
+                (vec![remote::described(name, &options.remote)], none)
+            }
+        };
         let found = builtin(options.assets.as_deref(), "nano-clip", "config.json");
         let scorers = options
             .scoring_models

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args};
+use clap::{ArgAction, Args, ValueEnum};
 use models::ops::simd::Isa;
 use runtime::options::{ArtefactOptions, CHECKOUT, CacheOptions, NamedFolder};
+
+use crate::remote::RemoteOptions;
 
 /// Options of the diffusion service.
 #[derive(Debug, Clone, Args)]
@@ -13,6 +15,14 @@ pub struct Options {
     /// Folder with `models/nano/`; what is there is served as `builtin:...`.
     #[arg(long, env = "DIPTYCH_ASSETS", default_value = CHECKOUT, value_name = "DIR")]
     pub assets: Option<PathBuf>,
+    /// Who paints. `openai-images` serves the one model of --llm-url and --llm-model, and none of --model.
+    #[arg(
+        long,
+        env = "DIPTYCH_DIFFUSION_BACKEND",
+        value_enum,
+        default_value_t = Backend::Candle
+    )]
+    pub backend: Backend,
     /// Checkpoint in diffusers' layout to serve, with LoRA files to merge into it, each times its scale
     /// [default: 1]; repeat it for more. The first is the default.
     #[arg(long = "model", value_name = "NAME=DIR[+LORA[:SCALE]]...")]
@@ -65,12 +75,27 @@ pub struct Options {
     /// differ in their last bits.
     #[arg(long, env = "DIPTYCH_ISA", value_name = "SET")]
     pub isa: Option<Isa>,
+    /// What the server of the back-end `openai-images` offers.
+    #[command(flatten)]
+    pub remote: RemoteOptions,
+    /// Where that server is, and every bound on it.
+    #[command(flatten)]
+    pub llm: llm::Options,
     /// Where images that are given by reference lie.
     #[command(flatten)]
     pub artefacts: ArtefactOptions,
     /// Where embeddings are kept.
     #[command(flatten)]
     pub cache: CacheOptions,
+}
+
+/// Who paints the pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// Models of --model, in this process.
+    Candle,
+    /// A model behind a server that speaks OpenAI's images API.
+    OpenaiImages,
 }
 
 const UNSAFE_THRESHOLD: f32 = 0.5;
@@ -84,6 +109,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             assets: None,
+            backend: Backend::Candle,
             models: Vec::new(),
             model_memory_bytes: None,
             warm_up: true,
@@ -96,6 +122,8 @@ impl Default for Options {
             batch_wait_ms: BATCH_WAIT_MS,
             max_items: MAX_ITEMS,
             isa: None,
+            remote: RemoteOptions::default(),
+            llm: llm::Options::default(),
             artefacts: ArtefactOptions::default(),
             cache: CacheOptions::default(),
         }

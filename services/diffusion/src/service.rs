@@ -18,6 +18,7 @@ use crate::catalogue::page;
 use crate::engine::{Caller, Engine, Event, Events, Ticket};
 use crate::error::Error;
 use crate::models_served::Served;
+use crate::remote::{self, Job, Remote};
 use crate::request::{Wanted, wanted};
 use crate::shelf::Lease;
 
@@ -25,15 +26,49 @@ use crate::shelf::Lease;
 const PROGRESS_ROOM: usize = 64;
 /// The longest name of a caller.
 const MAX_CLIENT_BYTES: usize = 64;
-/// What this version can do beyond rendering.
-const FEATURES: [&str; 4] = ["webui_prompts", "negative_prompts", "progress", "sizes"];
+/// What this version can do beyond rendering, on the device of this process, and by a server that is
+/// given settings, or not.
+const FEATURES: [&str; 5] = [
+    "webui_prompts",
+    "negative_prompts",
+    "progress",
+    "sizes",
+    "seeded",
+];
+const REMOTE_FEATURES: [&str; 3] = ["sizes", "negative_prompts", "seeded"];
 
 /// The service. Clones are the same one.
 #[derive(Clone)]
 pub(crate) struct Diffusion {
     served: Arc<Served>,
-    engine: Arc<Engine>,
+    painter: Painter,
     max_items: usize,
+}
+
+/// Who paints.
+#[derive(Clone)]
+pub(crate) enum Painter {
+    /// The device of this process.
+    Device(Arc<Engine>),
+    /// A server elsewhere.
+    Remote(Remote),
+}
+
+impl Painter {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Device(_) => "candle",
+            Self::Remote(_) => "openai-images",
+        }
+    }
+
+    fn features(&self) -> &'static [&'static str] {
+        match self {
+            Self::Device(_) => &FEATURES,
+            Self::Remote(remote) if remote.options().takes_settings => &REMOTE_FEATURES,
+            Self::Remote(_) => &REMOTE_FEATURES[..1],
+        }
+    }
 }
 
 /// A call, and what came along with it.
@@ -44,10 +79,10 @@ struct Asked {
 }
 
 impl Diffusion {
-    pub(crate) fn new(served: Arc<Served>, engine: Engine, max_items: usize) -> Self {
+    pub(crate) fn new(served: Arc<Served>, painter: Painter, max_items: usize) -> Self {
         Self {
             served,
-            engine: Arc::new(engine),
+            painter,
             max_items,
         }
     }
@@ -55,6 +90,7 @@ impl Diffusion {
     fn generate(
         &self,
         asked: Asked,
+        engine: &Engine,
         pipeline: &Lease<Pipeline>,
     ) -> Result<mpsc::Receiver<(String, Event)>, Error> {
         let Asked {
@@ -82,13 +118,44 @@ impl Diffusion {
                 }
             }
         }
-        self.engine.submit(tickets)?;
+        engine.submit(tickets)?;
+        Ok(receiver)
+    }
+
+    /// The same by a remote model.
+    fn generate_remotely(
+        &self,
+        asked: Asked,
+        remote: &Remote,
+    ) -> Result<mpsc::Receiver<(String, Event)>, Error> {
+        let Asked {
+            request,
+            caller,
+            context,
+        } = asked;
+        let report_progress = request.report_progress;
+        let wanted = remote::wanted(request, remote.options(), self.max_items)?;
+        let reserved = wanted.len();
+        let (sender, receiver) = mpsc::channel(reserved + PROGRESS_ROOM);
+        let jobs = wanted.into_iter().map(|(sample_id, request)| Job {
+            request,
+            caller: caller.clone(),
+            context: context.clone(),
+            events: Events::new(sample_id, sender.clone(), reserved, report_progress),
+        });
+        remote.submit(jobs.collect())?;
         Ok(receiver)
     }
 
     /// Waits for a model that is not in memory; from then on like [`Diffusion::generate`]. What would
     /// have refused the call ends its stream.
-    async fn load_and_generate(self, asked: Asked, slot: usize, replies: mpsc::Sender<Reply>) {
+    async fn load_and_generate(
+        self,
+        asked: Asked,
+        engine: Arc<Engine>,
+        slot: usize,
+        replies: mpsc::Sender<Reply>,
+    ) {
         let ids: Vec<String> = match asked.request.report_progress {
             true => asked
                 .request
@@ -108,7 +175,7 @@ impl Diffusion {
             Ok(shelf) => shelf.lease(slot, pictures, tell).await,
             Err(error) => Err(error),
         };
-        let events = lease.and_then(|lease| self.generate(asked, &lease));
+        let events = lease.and_then(|lease| self.generate(asked, &engine, &lease));
         let mut events = match events {
             Ok(events) => events,
             Err(error) => return drop(replies.send(Err(respond(&error))).await),
@@ -121,10 +188,11 @@ impl Diffusion {
     }
 
     /// The stream of a call whose model is not in memory.
-    fn later(&self, asked: Asked, slot: usize) -> ReceiverStream<Reply> {
+    fn later(&self, asked: Asked, engine: &Arc<Engine>, slot: usize) -> ReceiverStream<Reply> {
         let (sender, replies) = mpsc::channel(PROGRESS_ROOM);
         let context = asked.context.clone();
-        let work = self.clone().load_and_generate(asked, slot, sender.clone());
+        let (this, engine) = (self.clone(), engine.clone());
+        let work = this.load_and_generate(asked, engine, slot, sender.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = sender.closed() => {}
@@ -154,7 +222,7 @@ impl DiffusionService for Diffusion {
         let capabilities = dataset::Capabilities {
             service: "diptych.diffusion.v1.DiffusionService".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            backend: "candle".to_owned(),
+            backend: self.painter.name().to_owned(),
             models: self
                 .served
                 .models()
@@ -162,7 +230,9 @@ impl DiffusionService for Diffusion {
                 .filter_map(|model| model.info.clone())
                 .collect(),
             abilities: Vec::new(),
-            features: FEATURES
+            features: self
+                .painter
+                .features()
                 .iter()
                 .chain(scoring)
                 .chain(safety)
@@ -202,11 +272,17 @@ impl DiffusionService for Diffusion {
             caller,
             context,
         };
-        let shelf = self.served.shelf().map_err(|e| respond(&e))?;
-        let Some(pipeline) = shelf.try_lease(slot) else {
-            return Ok(Response::new(Box::pin(self.later(asked, slot))));
+        let events = match &self.painter {
+            Painter::Remote(remote) => self.generate_remotely(asked, remote),
+            Painter::Device(engine) => {
+                let shelf = self.served.shelf().map_err(|e| respond(&e))?;
+                let Some(pipeline) = shelf.try_lease(slot) else {
+                    return Ok(Response::new(Box::pin(self.later(asked, engine, slot))));
+                };
+                self.generate(asked, engine, &pipeline)
+            }
         };
-        let events = self.generate(asked, &pipeline).map_err(|e| respond(&e))?;
+        let events = events.map_err(|e| respond(&e))?;
         let replies =
             ReceiverStream::new(events).map(|(sample_id, event)| Ok(reply(sample_id, event)));
         Ok(Response::new(Box::pin(replies)))

@@ -8,6 +8,7 @@
 
 mod damaged;
 mod images;
+mod remote;
 mod scoring;
 mod serving;
 mod stage;
