@@ -52,6 +52,8 @@ struct Queue {
     closed: bool,
     /// Smoothed time between two finished pictures.
     interval: Duration,
+    /// Pictures refused and not yet made up for by others that were taken.
+    refused: usize,
     /// What callers had on the device when it was last looked at.
     loads: Loads<Caller>,
 }
@@ -66,6 +68,7 @@ impl Engine {
             line: Line::new(),
             closed: false,
             interval: Duration::from_millis(500),
+            refused: 0,
             loads: Loads::new(),
         };
         let shared = Arc::new(Shared {
@@ -100,8 +103,7 @@ impl Engine {
         }
         if waiting + tickets.len() > capacity {
             let excess = waiting + tickets.len() - capacity;
-            let wait = queue.interval * u32::try_from(excess).unwrap_or(u32::MAX);
-            let retry_after = wait.clamp(Duration::from_millis(100), Duration::from_secs(60));
+            let retry_after = queue.retry_after(excess, capacity);
             return Err(Error::Full {
                 waiting,
                 capacity,
@@ -134,6 +136,18 @@ impl Shared {
 }
 
 impl Queue {
+    /// When there may be room for one that is so many pictures too large. Those refused one after
+    /// another are told later and later, so that they do not all come back for the first place; but
+    /// none later than the queue takes to empty.
+    fn retry_after(&mut self, excess: usize, capacity: usize) -> Duration {
+        let turn = excess + self.refused.min(capacity);
+        self.refused += excess;
+        let wait = self
+            .interval
+            .saturating_mul(u32::try_from(turn).unwrap_or(u32::MAX));
+        wait.clamp(Duration::from_millis(100), Duration::from_secs(60))
+    }
+
     fn drop_left(&mut self) {
         self.line.retain(|ticket| !ticket.context.is_cancelled());
     }

@@ -118,6 +118,7 @@ impl Device {
             used += next.cost;
             taken.push(next);
         }
+        queue.refused = queue.refused.saturating_sub(taken.len());
         queue.tell(&loads);
         taken
     }
