@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! cargo build --release -p diffusion --bins
-//! cargo run --release -p diffusion --example crowd -- [CALLS] [ROUNDS]
+//! cargo run --release -p diffusion --example crowd -- [CALLS] [ROUNDS] [CAPACITY]
 //! ```
 //!
-//! By default 200 calls of four callers, a tenth of them left midway, three times over. What the
-//! service reads from the environment counts: `DIPTYCH_WARM_UP=false` shows what the warm-up saves.
+//! By default 200 calls of four callers, a tenth of them left midway, three times over, before a
+//! queue of 64. What the service reads from the environment counts: `DIPTYCH_WARM_UP=false` shows what the warm-up saves.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,6 +34,8 @@ async fn main() {
         capacity: 64,
     };
     let rounds = numbers.next().unwrap_or(3);
+    let capacity = numbers.next().unwrap_or(party.capacity);
+    let party = Party { capacity, ..party };
     let this = std::env::current_exe().unwrap();
     let service = this.parent().unwrap().with_file_name("diffusion");
     let host = Host::start(&mut Command::new(service), party.capacity);

@@ -219,3 +219,31 @@ fn those_who_come_together_share_every_evaluation_and_a_lone_one_waits_no_longer
     let evaluations = desk.counted().0 - before;
     assert!((20..=22).contains(&evaluations), "{evaluations}");
 }
+
+#[test]
+fn those_refused_are_told_to_come_back_one_after_another() {
+    let mut desk = Desk::new("refused");
+    let bounds = Bounds {
+        capacity: 3,
+        max_batch: 1,
+        batch_wait: Duration::ZERO,
+    };
+    let engine = Engine::start(bounds).expect("a thread");
+    let context = RequestContext::detached();
+    engine
+        .submit(vec![desk.endless("a", 1, &context)])
+        .expect("room");
+    desk.reach(1);
+    let three = (2..5).map(|seed| desk.ticket("a", seed, 4, &context));
+    engine.submit(three.collect()).expect("room");
+    let refused = || {
+        let one = desk.ticket("b", 9, 4, &context);
+        match engine.submit(vec![one]) {
+            Err(Error::Full { retry_after, .. }) => retry_after,
+            other => panic!("{other:?}"),
+        }
+    };
+    let told: Vec<Duration> = (0..8).map(|_| refused()).collect();
+    assert!(told.is_sorted() && told[3] == told[0] * 4, "{told:?}");
+    assert_eq!(told[7], told[3], "none waits longer than the queue takes");
+}

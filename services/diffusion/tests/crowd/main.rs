@@ -24,8 +24,8 @@ async fn two_hundred_calls_at_once_get_the_pictures_they_would_get_alone() {
     let party = Party {
         calls: 200,
         callers: 4,
-        steps: 6,
-        capacity: 64,
+        steps: 10,
+        capacity: 32,
     };
     let tiny =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/models/tests/fixtures/sd/tiny");
