@@ -200,6 +200,7 @@ impl Stage {
                     done_step_count,
                     step_count,
                     queue_position: 0,
+                    loading: false,
                 }))
             })
             .collect();

@@ -95,6 +95,27 @@ pub enum Error {
         #[source]
         source: Box<models::config::LoadError>,
     },
+    /// A model that the memory bound leaves no room for, however empty it is.
+    #[error(
+        "cannot serve model `{name}`: its weights take {needed_bytes} bytes, --model-memory-bytes allows {allowed_bytes}"
+    )]
+    TooLarge {
+        /// The name it should have been served as.
+        name: String,
+        /// Bytes of its weights in memory.
+        needed_bytes: u64,
+        /// The bound.
+        allowed_bytes: u64,
+    },
+    /// A model that cannot make the first picture, such as one with weights that are no numbers.
+    #[error("cannot serve model `{name}`: its first picture fails")]
+    WarmUp {
+        /// The name it should have been served as.
+        name: String,
+        /// Why.
+        #[source]
+        source: models::stable_diffusion::Error,
+    },
     /// A model and its adapters that are not written as such.
     #[error("cannot load model `{name}`: {reason}")]
     ModelPath {
@@ -132,6 +153,12 @@ pub enum Error {
     /// The scoring model, or the safety model, failed inside.
     #[error("the scoring model failed")]
     ScoringModel(#[source] Box<models::measuring::Error>),
+    /// The remote image model cannot be asked, or does not answer.
+    #[error("{}", of_images(.0))]
+    Remote(#[from] llm::Error),
+    /// What the remote image model gave is not the picture that was asked for.
+    #[error("the image model's answer cannot be used: {0}")]
+    Unusable(String),
     /// A picture that cannot be encoded.
     #[error("cannot encode the picture")]
     Encode(#[from] png::EncodingError),
@@ -161,6 +188,28 @@ impl Error {
             field: field.into(),
             rule: rule.into(),
         }
+    }
+}
+
+/// The client's words are about language models, and so are its options.
+fn of_images(error: &llm::Error) -> String {
+    runtime::error::chain(error)
+        .replace("language model", "image model")
+        .replace("chat completion", "image")
+}
+
+fn reason_of_images(error: &llm::Error) -> &'static str {
+    match error.reason() {
+        "LANGUAGE_MODEL_UNTRUSTED" => "IMAGE_MODEL_UNTRUSTED",
+        "LANGUAGE_MODEL_REFUSED_KEY" => "IMAGE_MODEL_REFUSED_KEY",
+        "LANGUAGE_MODEL_OUT_OF_CREDIT" => "IMAGE_MODEL_OUT_OF_CREDIT",
+        "LANGUAGE_MODEL_NOT_FOUND" => "IMAGE_MODEL_NOT_FOUND",
+        "LANGUAGE_MODEL_OVERLOADED" => "IMAGE_MODEL_OVERLOADED",
+        "LANGUAGE_MODEL_AWAY" => "IMAGE_MODEL_AWAY",
+        "LANGUAGE_MODEL_REFUSED_REQUEST" => "IMAGE_MODEL_REFUSED_REQUEST",
+        "LANGUAGE_MODEL_MISCONFIGURED" => "IMAGE_MODEL_MISCONFIGURED",
+        "LANGUAGE_MODEL_FAILED" => "IMAGE_MODEL_FAILED",
+        other => other,
     }
 }
 
@@ -219,8 +268,12 @@ impl ServiceError for Error {
             Self::NotOffered(_) => Kind::Unimplemented,
             Self::Artefact(error) => error.kind(),
             Self::Shared(error) => error.kind(),
-            Self::Load { .. }
+            Self::Remote(error) => error.kind(),
+            Self::Unusable(_)
+            | Self::Load { .. }
             | Self::ModelPath { .. }
+            | Self::TooLarge { .. }
+            | Self::WarmUp { .. }
             | Self::LoadScoring { .. }
             | Self::LoadSafety { .. }
             | Self::Unsafe
@@ -242,6 +295,8 @@ impl ServiceError for Error {
             Self::Unfit { .. } => "UNFIT_IMAGE",
             Self::Unsafe => "UNSAFE_IMAGE",
             Self::Shared(error) => error.reason(),
+            Self::Unusable(_) => "UNUSABLE_IMAGE",
+            Self::Remote(error) => reason_of_images(error),
             _ => self.kind().reason(),
         }
     }

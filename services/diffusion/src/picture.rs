@@ -76,6 +76,40 @@ impl Rendered {
         })
     }
 
+    /// A picture that was made elsewhere, with what is known of its origin.
+    ///
+    /// # Errors
+    /// [`Error::Encode`].
+    pub(crate) fn elsewhere(
+        picture: &Picture,
+        provenance: dataset::Provenance,
+    ) -> Result<Self, Error> {
+        let version = concat!("Diptych ", env!("CARGO_PKG_VERSION"));
+        let mut chunks = vec![
+            ("Source".to_owned(), "AI-generated".to_owned()),
+            ("Software".to_owned(), version.to_owned()),
+            ("model".to_owned(), provenance.model.clone()),
+        ];
+        let known: std::collections::BTreeMap<_, _> = provenance.parameters.iter().collect();
+        chunks.extend(
+            known
+                .into_iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        if provenance.seeded {
+            chunks.push(("seed".to_owned(), provenance.seed.to_string()));
+        }
+        Ok(Self {
+            png: encode(picture, &chunks)?,
+            width_px: side(picture.width_px),
+            height_px: side(picture.height_px),
+            seed: provenance.seed,
+            provenance,
+            prompt_truncated: false,
+            safety: SafetyVerdict::NotChecked,
+        })
+    }
+
     /// The image of the schema.
     pub(crate) fn into_image(self, sample_id: String) -> dataset::Image {
         dataset::Image {

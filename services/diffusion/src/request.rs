@@ -104,12 +104,7 @@ pub(crate) async fn read(
     let pb::GenerateImagesRequest {
         items, settings, ..
     } = request;
-    let count: usize = items.iter().map(|item| image_count(item) as usize).sum();
-    if items.is_empty() || count > bounds.max_items {
-        let most = bounds.max_items;
-        let rule = format!("{count} pictures; 1 to {most} are taken");
-        return Err(Error::invalid("items", rule));
-    }
+    let count = picture_count(&items, bounds)?;
     let settings = settings.unwrap_or_default();
     let delivers_unsafe = delivers_unsafe(settings, bounds.unsafe_pictures)?;
     let settings = Settings::read(settings)?;
@@ -125,11 +120,50 @@ pub(crate) async fn read(
     })
 }
 
+/// How many pictures a call wants.
+///
+/// # Errors
+/// [`Error::Invalid`]: none, more than are allowed, or too many of one item.
+pub(crate) fn picture_count(items: &[pb::ImageItem], bounds: Bounds) -> Result<usize, Error> {
+    for (index, item) in items.iter().enumerate() {
+        let count = image_count(item);
+        if count > MAX_IMAGE_COUNT {
+            let rule = format!("{count} is not within 1 to {MAX_IMAGE_COUNT}");
+            return Err(Error::invalid(format!("items[{index}].image_count"), rule));
+        }
+    }
+    let count = items.iter().map(|item| image_count(item) as usize).sum();
+    let most = bounds.max_items;
+    match count {
+        count if (1..=most).contains(&count) => Ok(count),
+        count => {
+            let rule = format!("{count} pictures; 1 to {most} are taken");
+            Err(Error::invalid("items", rule))
+        }
+    }
+}
+
+/// The pictures of an item, in order.
+pub(crate) fn places(item: &pb::ImageItem) -> impl Iterator<Item = Place> {
+    let sample_id = item.sample_id.clone();
+    (0..image_count(item)).map(move |image_index| Place {
+        sample_id: sample_id.clone(),
+        image_index,
+    })
+}
+
 fn image_count(item: &pb::ImageItem) -> u32 {
     item.image_count.max(1)
 }
 
-fn delivers_unsafe(settings: pb::SamplingSettings, rule: UnsafePictures) -> Result<bool, Error> {
+/// Whether flagged pictures are handed over.
+///
+/// # Errors
+/// [`Error::Invalid`] where the operator does not allow it.
+pub(crate) fn delivers_unsafe(
+    settings: pb::SamplingSettings,
+    rule: UnsafePictures,
+) -> Result<bool, Error> {
     match (rule, settings.deliver_unsafe) {
         (UnsafePictures::Withhold, true) => Err(Error::invalid(
             "settings.deliver_unsafe",
@@ -140,7 +174,11 @@ fn delivers_unsafe(settings: pb::SamplingSettings, rule: UnsafePictures) -> Resu
     }
 }
 
-fn check_id(id: &str, seen: &mut HashSet<String>, index: usize) -> Result<(), Error> {
+/// Holds an item to an id of the right form, its own among the call's.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub(crate) fn check_id(id: &str, seen: &mut HashSet<String>, index: usize) -> Result<(), Error> {
     let is_id = id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let rule = match (is_id, seen.insert(id.to_owned())) {
         (true, true) => return Ok(()),
@@ -159,18 +197,14 @@ async fn pictures(
     roots: &Arc<Roots>,
 ) -> Result<Vec<Wanted>, Error> {
     let place = |field: &str| format!("items[{index}].{field}");
-    let count = image_count(&item);
-    if count > MAX_IMAGE_COUNT {
-        let rule = format!("{count} is not within 1 to {MAX_IMAGE_COUNT}");
-        return Err(Error::invalid(place("image_count"), rule));
-    }
     let original = image_input::original(roots, &mut item, place).await;
     let original = original.map_err(Arc::new);
     let mut all = Vec::new();
-    for image_index in 0..count {
+    for of_item in places(&item) {
         let request = match &original {
             Ok(original) => {
-                let request = settings.request(&item, original.clone(), image_index, pipeline);
+                let index = of_item.image_index;
+                let request = settings.request(&item, original.clone(), index, pipeline);
                 check(request, settings, pipeline, place)
             }
             Err(error) => Err(Error::Shared(error.clone())),
@@ -180,12 +214,8 @@ async fn pictures(
         {
             return request.map(|_| Vec::new());
         }
-        let sample_id = item.sample_id.clone();
         all.push(Wanted {
-            place: Place {
-                sample_id,
-                image_index,
-            },
+            place: of_item,
             request,
         });
     }

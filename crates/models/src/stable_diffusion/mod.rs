@@ -88,6 +88,17 @@ impl Pipeline {
         Ok(pipeline)
     }
 
+    /// Bytes of the weights in `folder` once they are in memory, without loading them: four for each
+    /// number, since all is computed in f32, whatever the files hold. Activations come on top.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`] for what it reads: the index and the weights' headers.
+    pub fn weight_bytes(folder: &Path) -> Result<u64, LoadError> {
+        let index = Index::read(folder)?;
+        let count = layout::count_parameters(folder, &index)?;
+        Ok(count.saturating_mul(size_of::<f32>() as u64))
+    }
+
     /// The name it is served as.
     pub fn name(&self) -> &str {
         &self.name

@@ -116,6 +116,7 @@ pub(super) fn request(
         items: vec![item],
         settings: Some(settings),
         report_progress: true,
+        client: String::new(),
     }
 }
 
