@@ -21,6 +21,8 @@ TASKS = [
     ("UNet step, 256 px, guidance (batch 2)", "unet 32 2", 0.9),
     ("VAE decode, 256 px", "vae 32 1", 0.9),
 ]
+# Four pictures in one batch, as the service makes them, against one after the other: both ours.
+TOGETHER, ALONE, PICTURES = "unet 32 8", "unet 32 2", 4
 OPS = [
     "conv3x3-320-320-32-2", "conv3x3-640-640-16-2", "conv3x3-1280-1280-8-2", "conv3x3-2560-1280-8-2",
     "conv3x3-128-128-256-1", "conv3x3-256-256-128-1", "conv3x3-512-512-64-1",
@@ -72,6 +74,23 @@ def compare(name, ours, peer):
     }
 
 
+def compare_company(worker, rounds):
+    """A batch against single requests, in turns."""
+    together, alone = [], []
+    for _ in range(rounds):
+        together.append(worker.ask(TOGETHER))
+        alone.append(sum(worker.ask(ALONE) for _ in range(PICTURES)))
+    ratios = [a / b for a, b in zip(together, alone)]
+    row = {"name": f"batch of {PICTURES} against {PICTURES} single requests, both ours",
+           "together_s": statistics.median(together), "alone_s": statistics.median(alone), "ratio_by_round": ratios}
+    return row | {"ratio": row["together_s"] / row["alone_s"]}
+
+
+def show_company(row):
+    low, high = min(row["ratio_by_round"]), max(row["ratio_by_round"])
+    print(f"\n{row['name']}: {row['together_s']:.2f} s, {row['alone_s']:.2f} s, ratio {row['ratio']:.2f} ({low:.2f}–{high:.2f})")
+
+
 def show(row, bound=None):
     low, high = min(row["ratio_by_round"]), max(row["ratio_by_round"])
     aim = "" if bound is None else f"{bound}"
@@ -83,6 +102,7 @@ def main():
     parser.add_argument("--worker", required=True, help="the example bench_worker, built")
     parser.add_argument("--checkpoint", type=Path, help="folder with unet/ and vae/; made with random weights when absent")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", default="f32", choices=["f32", "bf16"], help="of both UNets")
     parser.add_argument("--tasks", default="unet,vae,op", help="which kinds of tasks")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     args = parser.parse_args()
@@ -92,8 +112,8 @@ def main():
         if not (checkpoint / "unet").is_dir():
             make_checkpoint(checkpoint)
         env = os.environ | {"OMP_NUM_THREADS": THREADS, "RAYON_NUM_THREADS": THREADS}
-        ours = Side([args.worker, str(checkpoint)], env)
-        peer = Side([sys.executable, str(Path(__file__).with_name("peer.py")), str(checkpoint)], env)
+        ours = Side([args.worker, str(checkpoint), args.precision], env)
+        peer = Side([sys.executable, str(Path(__file__).with_name("peer.py")), str(checkpoint), args.precision], env)
         tasks = [(name, task, bound) for name, task, bound in TASKS if task.split()[0] in kinds]
         tasks += [(name, f"op {name}", None) for name in OPS if "op" in kinds]
         seconds = {task: ([], []) for _, task, _ in tasks}
@@ -104,7 +124,7 @@ def main():
             for _, task, _ in tasks:
                 for side, times in zip((ours, peer), seconds[task]):
                     times.append(side.ask(task))
-        print(f"ours: {ours.ready}; peer: {peer.ready}; {args.rounds} rounds in turns, {THREADS} threads\n")
+        print(f"UNet in {args.precision}; ours: {ours.ready}; peer: {peer.ready}; {args.rounds} rounds in turns, {THREADS} threads\n")
         print("| task | ours, s | diffusers, s | ratio (range) | at most |\n|---|---|---|---|---|")
         rows = []
         for name, task, bound in tasks:
@@ -112,8 +132,11 @@ def main():
             show(rows[-1], bound)
         memory = [side.ask("peak") for side in (ours, peer)]
         print(f"| peak memory, MiB | {memory[0] / 2**20:.0f} | {memory[1] / 2**20:.0f} | {memory[0] / memory[1]:.2f} | 1.0 |")
+        together = compare_company(ours, args.rounds) if "unet" in kinds else None
+        if together:
+            show_company(together)
         peak = {"ours_bytes": memory[0], "peer_bytes": memory[1], "ratio": memory[0] / memory[1], "at_most": 1.0}
-        args.out.write_text(json.dumps({"ours": ours.ready, "peer": peer.ready, "tasks": rows, "peak": peak}, indent=1) + "\n")
+        args.out.write_text(json.dumps({"precision": args.precision, "ours": ours.ready, "peer": peer.ready, "tasks": rows, "peak": peak, "batch": together}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

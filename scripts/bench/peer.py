@@ -1,6 +1,6 @@
 """diffusers' side of `make bench`: the tasks of crates/models/examples/bench_worker.rs, line by line.
 
-    python peer.py DIR
+    python peer.py DIR [f32|bf16]
 """
 
 import json
@@ -64,7 +64,8 @@ def op(name):
 @torch.inference_mode()
 def main():
     folder = Path(sys.argv[1])
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet").eval()
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[sys.argv[2] if len(sys.argv) > 2 else "f32"]
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype).eval()
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
     print(json.dumps({"ready": f"torch {torch.__version__}, {torch.get_num_threads()} threads"}), flush=True)
     for line in sys.stdin:
@@ -77,8 +78,8 @@ def main():
         else:
             side, batch = map(int, words)
             if task == "unet":
-                latents = torch.randn(batch, unet.config.in_channels, side, side)
-                states = torch.randn(1, 77, unet.config.cross_attention_dim).expand(batch, -1, -1)
+                latents = torch.randn(batch, unet.config.in_channels, side, side, dtype=dtype)
+                states = torch.randn(1, 77, unet.config.cross_attention_dim, dtype=dtype).expand(batch, -1, -1)
                 run = lambda: unet(latents, 500, states)
             else:
                 latents = torch.randn(batch, 4, side, side) / vae.config.scaling_factor

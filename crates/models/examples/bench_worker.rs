@@ -1,9 +1,9 @@
 //! Our side of `make bench`: computes what it is told to, one line of JSON for each line of stdin.
 //!
 //! ```text
-//! echo 'unet 32 2' | cargo run --release -p models --example bench_worker -- DIR
+//! echo 'unet 32 2' | cargo run --release -p models --example bench_worker -- DIR [PRECISION]
 //! ```
-//! DIR has `unet/` and `vae/` in diffusers' layout. Tasks: `unet SIDE BATCH` (latents of SIDE × SIDE,
+//! DIR has `unet/` and `vae/` in diffusers' layout; PRECISION (f32, bf16) is the UNet's. Tasks: `unet SIDE BATCH` (latents of SIDE × SIDE,
 //! 77 tokens of text), `vae SIDE BATCH`, `op NAME`, `peak` (the most memory that was resident). Times are
 //! in seconds. `scripts/bench/diffusion.py` gives the same tasks to diffusers, in turns.
 
@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use candle_core::{Device, Tensor};
+use models::ops::precision::Precision;
 use models::torch_rng::TorchRng;
 use models::unet::Unet;
 use models::vae::Vae;
@@ -28,8 +29,11 @@ fn main() -> anyhow::Result<()> {
         .nth(1)
         .context("name a folder with unet/ and vae/")?;
     let folder = Path::new(&folder);
+    let precision = std::env::args().nth(2).unwrap_or_else(|| "f32".into());
+    let precision: Precision = precision.parse().map_err(anyhow::Error::msg)?;
+    precision.check().map_err(anyhow::Error::msg)?;
     let worker = Worker {
-        unet: Unet::load(&folder.join("unet"))?,
+        unet: Unet::load_adapted(&folder.join("unet"), Vec::new(), precision)?,
         vae: Vae::load(&folder.join("vae"))?,
     };
     println!(
