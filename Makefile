@@ -7,7 +7,7 @@ RUNS ?= runs
 VENV ?= $(CARGO_TARGET_DIR)/python
 PYTHON := $(VENV)/bin/python
 
-.PHONY: build demo experiment test lint tools faults throughput foreign-stage parity
+.PHONY: build demo experiment test lint tools faults throughput foreign-stage parity bench
 
 build:
 	cargo build --release --bins
@@ -47,3 +47,7 @@ faults: build
 throughput: build
 	cargo build --release --package tests --bins
 	$(CARGO_TARGET_DIR)/release/throughput
+
+# Speed against diffusers, in turns, as a table and bench.json; downloads torch as foreign-stage does.
+bench:
+	scripts/bench.sh

@@ -30,6 +30,7 @@ pub use self::request::{
 };
 use crate::config::LoadError;
 use crate::lora::{Lora, LoraFile, Part};
+use crate::ops::precision::Precision;
 use crate::scheduler;
 use crate::unet::Unet;
 use crate::vae::Vae;
@@ -79,7 +80,7 @@ impl Pipeline {
             parameter_count: layout::count_parameters(folder, &index)?,
             texts,
             zeros_for_empty_prompt: index.zeros_for_empty_prompt,
-            unet: Unet::load_adapted(&folder.join("unet"), for_part(Part::Unet))?,
+            unet: Unet::load_adapted(&folder.join("unet"), for_part(Part::Unet), Precision::F32)?,
             vae: Vae::load(&folder.join("vae"))?,
             scheduler: scheduler.for_latents(),
         };

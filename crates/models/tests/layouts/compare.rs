@@ -10,6 +10,7 @@ use candle_core::Tensor;
 use models::clip_text::ClipText;
 use models::clip_tokenizer::ClipTokenizer;
 use models::lora::{Lora, LoraFile, Part};
+use models::ops::precision::Precision;
 use models::stable_diffusion::{Picture, Pipeline, PromptSyntax, Request};
 use models::unet::{Addition, Unet};
 use models::vae::Vae;
@@ -128,7 +129,7 @@ impl Fixture {
     }
 
     fn unet(&self, mark: &str, adapters: Adapters) -> Result<Row> {
-        let unet = Unet::load_adapted(&self.part("unet"), adapters)?;
+        let unet = Unet::load_adapted(&self.part("unet"), adapters, Precision::F32)?;
         let (states, timesteps) = (self.tensor("unet_states")?, self.values("timesteps")?);
         let mut contexts = Vec::new();
         for i in 0..timesteps.len() {
