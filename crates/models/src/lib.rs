@@ -36,6 +36,8 @@ pub mod sentence;
 pub mod siglip;
 pub(crate) mod siglip_tokenizer;
 pub mod stable_diffusion;
+pub mod t5;
+pub mod t5_tokenizer;
 pub mod torch_rng;
 pub mod unet;
 pub mod vae;
