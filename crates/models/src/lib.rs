@@ -29,6 +29,7 @@ pub(crate) mod encoder;
 pub(crate) mod image_tower;
 pub mod lora;
 pub mod measuring;
+pub mod mmdit;
 pub mod prompt_weighting;
 pub mod safety_checker;
 pub mod scheduler;
