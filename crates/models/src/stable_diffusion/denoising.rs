@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::denoiser::Context;
 use crate::scheduler::Trajectory;
 use crate::torch_rng::TorchRng;
-use crate::unet::Context;
 
 /// A finished picture, 8 bits per channel.
 #[derive(Clone, Debug, PartialEq, Eq)]

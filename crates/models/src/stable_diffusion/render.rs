@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::denoiser::Context;
 use super::error::invalid;
 use super::{Denoising, Error, Picture, Pipeline, Request};
 use crate::ops::values::values;
-use crate::scheduler::{self, Kind, Trajectory, Way};
+use crate::scheduler::{self, Kind, Trajectory};
 use crate::torch_rng::TorchRng;
-use crate::unet::Context;
 
 impl Pipeline {
     /// Starts a picture: encodes its prompts and draws its noise.
@@ -21,12 +21,13 @@ impl Pipeline {
         self.check(request)?;
         let trajectory = self.start(request)?;
         let mut warnings = Vec::new();
+        self.warn(request, &mut warnings);
         let text = self.context(&request.prompt, request, &mut warnings)?;
-        let guided = request.guidance > 1.;
+        let guided = request.guidance > 1. && self.denoiser.takes_negative();
         let negative = guided.then(|| self.negative_context(request, &mut warnings));
         let scale = self.scale_px();
         let shape = [
-            self.unet.config().in_channels,
+            self.denoiser.channels(),
             request.height_px / scale,
             request.width_px / scale,
         ];
@@ -102,7 +103,7 @@ impl Pipeline {
 
     pub(super) fn start(&self, request: &Request) -> Result<Trajectory, Error> {
         self.scheduler(request.scheduler)?
-            .start(&Way::of(request.steps))
+            .start(&self.way(request))
             .map_err(|e| invalid("steps", e.to_string()))
     }
 
@@ -126,7 +127,7 @@ impl Pipeline {
             (contexts.len(), channels, height, width),
             &Device::Cpu,
         )?;
-        Ok(self.unet.forward(&inputs, &timesteps, &contexts)?)
+        Ok(self.denoiser.forward(&inputs, &timesteps, &contexts)?)
     }
 
     fn decode(&self, picture: &Denoising) -> Result<Picture, Error> {

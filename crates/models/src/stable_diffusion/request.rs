@@ -1,5 +1,6 @@
 //! What is asked of a checkpoint, and what it refuses.
 
+use super::denoiser::Denoiser;
 use super::error::invalid;
 use super::{Error, Pipeline};
 use crate::scheduler::Kind;
@@ -41,7 +42,8 @@ pub struct Request {
     /// Denoising steps.
     pub steps: usize,
     /// Classifier-free guidance (Ho and Salimans 2022); 1 or less switches it off, and with it the
-    /// negative prompt: one model evaluation a step, as Turbo wants it.
+    /// negative prompt: one model evaluation a step, as Turbo wants it. FLUX takes it as an input, or not
+    /// at all, and no negative prompt.
     pub guidance: f32,
     /// Width in pixels, a multiple of the autoencoder's scale.
     pub width_px: usize,
@@ -54,21 +56,27 @@ pub struct Request {
 }
 
 impl Pipeline {
-    /// Pixels along one side of one latent: widths and heights are multiples of it.
+    /// Pixels along one side of one latent.
     pub fn scale_px(&self) -> usize {
         self.vae.config().scale()
     }
 
+    /// What widths and heights are multiples of: one latent, or one token of a transformer.
+    pub fn size_multiple_px(&self) -> usize {
+        self.scale_px() * self.denoiser.patch()
+    }
+
     /// The side of the square that the model was trained on.
     pub fn default_side_px(&self) -> usize {
-        self.unet.config().sample_size.unwrap_or(64) * self.scale_px()
+        self.denoiser.own_side() * self.scale_px()
     }
 
     /// The longest side of a picture. Both sides at once give [`MAX_SIDE_RATIO`]² times the pixels
     /// that the model was trained on.
     pub fn max_side_px(&self) -> usize {
         let most = self.default_side_px().saturating_mul(MAX_SIDE_RATIO);
-        most.min(MAX_SIDE_PX)
+        let drawn = self.denoiser.max_side().saturating_mul(self.scale_px());
+        most.min(MAX_SIDE_PX).min(drawn)
     }
 
     /// What a picture costs the device, in pictures of the model's own size, rounded up.
@@ -91,7 +99,7 @@ impl Pipeline {
     /// # Errors
     /// [`Error::Invalid`], naming the field.
     pub fn check(&self, request: &Request) -> Result<(), Error> {
-        let (scale, most) = (self.scale_px(), self.max_side_px());
+        let (scale, most) = (self.size_multiple_px(), self.max_side_px());
         for (field, side) in [
             ("width_px", request.width_px),
             ("height_px", request.height_px),
@@ -121,6 +129,10 @@ impl Pipeline {
         if text.len() > MAX_PROMPT_BYTES {
             let reason = format!("{} bytes, at most {MAX_PROMPT_BYTES}", text.len());
             return Err(invalid(field, reason));
+        }
+        if syntax == PromptSyntax::Webui && !matches!(self.denoiser, Denoiser::Unet(_)) {
+            let reason = "webui is for models with CLIP's text encoders alone; use plain";
+            return Err(invalid("prompt_syntax", reason));
         }
         for encoder in &self.texts {
             let count = encoder.tokenizer.encode(text)?.len();
