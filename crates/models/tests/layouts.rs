@@ -4,6 +4,8 @@
 
 #[path = "layouts/compare.rs"]
 mod compare;
+#[path = "layouts/joint.rs"]
+mod joint;
 
 use std::path::{Path, PathBuf};
 
@@ -17,14 +19,18 @@ fn fixture(name: &str) -> PathBuf {
 
 /// Old keys, f16, one file; sharded, gelu, v-prediction; two encoders, bf16; `fp16` files and
 /// `tokenizer.json`, no guidance; f32, eight groups, latents at a quarter; a UNet that is told a mask.
-/// The first, the third and the last with pictures from pictures.
-const LAYOUTS: [&str; 6] = [
+/// The first, the third and the sixth with pictures from pictures. Transformers: with T5, f16; with
+/// normalised queries and a second attention, without T5; [dev], sharded, bf16.
+const LAYOUTS: [&str; 9] = [
     "sd15",
     "sd21",
     "sdxl",
     "sdxl_turbo",
     "groups8",
     "sd15_inpaint",
+    "sd3",
+    "sd35",
+    "flux",
 ];
 
 #[test]
@@ -71,6 +77,11 @@ fn a_picture_of_two_encoders_is_the_same_bytes_alone_and_among_others() {
             ..request("fox", 4)
         },
     ];
+    alone_and_together(&pipeline, &requests);
+}
+
+/// Makes three pictures each by itself, and all at once but for a first step of the second.
+fn alone_and_together(pipeline: &Pipeline, requests: &[Request; 3]) {
     let alone: Vec<Picture> = requests
         .iter()
         .map(|r| pipeline.generate(r).unwrap())
@@ -121,7 +132,7 @@ fn what_a_checkpoint_of_two_encoders_lacks_or_has_too_much_is_named() {
         (
             index,
             "StableDiffusionXLPipeline",
-            "FluxPipeline",
+            "KandinskyPipeline",
             "StableDiffusionPipeline, StableDiffusionXLPipeline",
         ),
         (
@@ -140,7 +151,7 @@ fn what_a_checkpoint_of_two_encoders_lacks_or_has_too_much_is_named() {
             index,
             "CLIPTextModelWithProjection",
             "T5EncoderModel",
-            "T5EncoderModel",
+            "`text_encoder_2` = \"T5EncoderModel\" is not supported",
         ),
         (index, "{", "", "is not a JSON object"),
         (

@@ -20,7 +20,7 @@ pub(crate) fn model(pipeline: &Pipeline) -> pb::DiffusionModel {
         info: Some(info(pipeline)),
         default_width_px: count(pipeline.default_side_px()),
         default_height_px: count(pipeline.default_side_px()),
-        size_multiple_px: count(pipeline.scale_px()),
+        size_multiple_px: count(pipeline.size_multiple_px()),
         default_scheduler: scheduler.into(),
         only_inpaints: pipeline.only_inpaints(),
     }

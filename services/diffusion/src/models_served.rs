@@ -252,7 +252,7 @@ const WARM_UP_STEPS: usize = 2;
 
 /// Asks for a picture of half the model's own side: threads, code and buffers are there afterwards.
 fn warm_up(pipeline: &Pipeline) -> Result<(), Error> {
-    let scale = pipeline.scale_px().max(1);
+    let scale = pipeline.size_multiple_px().max(1);
     let side = (pipeline.default_side_px() / 2 / scale).max(1) * scale;
     let small = Request {
         steps: WARM_UP_STEPS,

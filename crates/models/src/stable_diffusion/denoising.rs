@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use super::denoiser::Context;
 use super::guidance::Guidance;
 use super::original::Surroundings;
 use crate::scheduler::{Level, Trajectory};
 use crate::torch_rng::TorchRng;
-use crate::unet::Context;
 
 /// A finished picture, 8 bits per channel.
 #[derive(Clone, Debug, PartialEq, Eq)]

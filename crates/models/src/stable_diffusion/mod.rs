@@ -2,15 +2,19 @@
 //! noise alone or from a picture, all of it or a part.
 //!
 //! Versions 1 and 2 (Rombach et al. 2022, arXiv 2112.10752) and XL with Turbo (Podell et al. 2023,
-//! arXiv 2307.01952; Sauer et al. 2023, arXiv 2311.17042), and fine-tunes of any size of them.
+//! arXiv 2307.01952; Sauer et al. 2023, arXiv 2311.17042), 3 and 3.5 (Esser et al. 2024, arXiv
+//! 2403.03206), FLUX.1, and fine-tunes of any size of them.
 //!
 //! A picture in the making is a [`Denoising`]: it owns its latents, its place in the sampler and its
 //! random numbers. [`Pipeline::step`] moves any set of them on by one model evaluation, so a service
 //! can let pictures join and leave between steps. A picture's numbers never depend on its company.
 
+mod denoiser;
 mod denoising;
 mod error;
 mod guidance;
+mod joint_parts;
+mod joint_text;
 mod layout;
 mod original;
 mod prompt;
@@ -19,8 +23,10 @@ mod request;
 
 use std::path::Path;
 
+use self::denoiser::Denoiser;
 pub use self::denoising::{Denoising, Picture};
 pub use self::error::Error;
+use self::joint_text::T5Text;
 use self::layout::Index;
 pub use self::original::{Original, PictureFile};
 use self::prompt::TextEncoder;
@@ -30,9 +36,7 @@ pub use self::request::{
 };
 use crate::config::LoadError;
 use crate::lora::{Lora, LoraFile, Part};
-use crate::ops::precision::Precision;
 use crate::scheduler;
-use crate::unet::Unet;
 use crate::vae::Vae;
 
 /// A loaded checkpoint.
@@ -40,11 +44,13 @@ pub struct Pipeline {
     name: String,
     sha256: String,
     parameter_count: u64,
-    /// One, or two for Stable Diffusion XL.
+    /// CLIP's: one, or two for Stable Diffusion XL and 3.
     texts: Vec<TextEncoder>,
+    /// The long text's, where the family has one.
+    t5: Option<T5Text>,
     /// Whether an empty negative prompt stands for states of zeros.
     zeros_for_empty_prompt: bool,
-    unet: Unet,
+    denoiser: Denoiser,
     vae: Vae,
     scheduler: scheduler::Config,
 }
@@ -58,7 +64,7 @@ impl Pipeline {
         Self::load_adapted(folder, name, &[])
     }
 
-    /// The same, with adapters merged into the UNet and the text encoders, in order.
+    /// The same, with adapters merged into the denoiser and CLIP's text encoders, in order.
     ///
     /// # Errors
     /// [`LoadError`]; an adapter that does not fit the model is refused with the tensor's name.
@@ -79,8 +85,9 @@ impl Pipeline {
             sha256: layout::sha256(folder, &index, loras)?,
             parameter_count: layout::count_parameters(folder, &index)?,
             texts,
+            t5: T5Text::load(folder, &index)?,
             zeros_for_empty_prompt: index.zeros_for_empty_prompt,
-            unet: Unet::load_adapted(&folder.join("unet"), for_part(Part::Unet), Precision::F32)?,
+            denoiser: Denoiser::load(folder, index.family, for_part(Part::Unet))?,
             vae: Vae::load(&folder.join("vae"))?,
             scheduler: scheduler.for_latents(),
         };

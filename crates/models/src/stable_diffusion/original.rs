@@ -112,7 +112,7 @@ impl Surroundings {
 impl Pipeline {
     /// Whether its UNet wants a mask and a picture, and makes nothing without.
     pub fn only_inpaints(&self) -> bool {
-        self.unet.config().in_channels != self.vae.config().latent_channels
+        self.denoiser.channels() != self.vae.config().latent_channels
     }
 
     /// The latents before the first step, drawn in diffusers' order.

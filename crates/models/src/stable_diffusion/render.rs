@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::denoiser::Context;
 use super::error::invalid;
 use super::guidance::Guidance;
 use super::original::Beginning;
@@ -12,7 +13,6 @@ use super::{Denoising, Error, Picture, Pipeline, Request};
 use crate::ops::values::values;
 use crate::scheduler::{self, Kind, Trajectory, Way};
 use crate::torch_rng::TorchRng;
-use crate::unet::Context;
 
 impl Pipeline {
     /// Starts a picture: encodes its prompts and what it goes on from, and draws its noise.
@@ -23,8 +23,9 @@ impl Pipeline {
         self.check(request)?;
         let trajectory = self.start(request)?;
         let mut warnings = Vec::new();
+        self.warn(request, &mut warnings);
         let text = self.context(request, &mut warnings)?;
-        let guided = request.guidance > 1.;
+        let guided = request.guidance > 1. && self.denoiser.takes_negative();
         let negative = guided.then(|| self.negative_context(request, &mut warnings));
         let negative = negative.transpose()?;
         let mut rng = TorchRng::new(request.seed);
@@ -102,10 +103,10 @@ impl Pipeline {
     pub(super) fn start(&self, request: &Request) -> Result<Trajectory, Error> {
         let way = Way {
             strength: request.original.as_ref().map_or(1., |o| o.strength),
-            ..Way::of(request.steps)
+            ..self.way(request)
         };
         let repaints = request.original.as_ref().is_some_and(|o| o.mask.is_some());
-        let scheduler = match repaints && self.unet.config().addition.is_none() {
+        let scheduler = match repaints && self.denoiser.addition().is_none() {
             true => build(
                 self.scheduler.clone().without_runge_kutta(),
                 request.scheduler,
@@ -145,13 +146,13 @@ impl Pipeline {
             }
         }
         let [_, height, width] = shape;
-        let channels = self.unet.config().in_channels;
+        let channels = self.denoiser.channels();
         let inputs = Tensor::from_vec(
             inputs,
             (contexts.len(), channels, height, width),
             &Device::Cpu,
         )?;
-        Ok(self.unet.forward(&inputs, &timesteps, &contexts)?)
+        Ok(self.denoiser.forward(&inputs, &timesteps, &contexts)?)
     }
 
     fn decode(&self, picture: &Denoising) -> Result<Picture, Error> {

@@ -8,7 +8,7 @@
 //! order, so a sample's result is the same bits alone and among others.
 
 mod config;
-mod embedding;
+pub(crate) mod embedding;
 mod level;
 mod transformer;
 

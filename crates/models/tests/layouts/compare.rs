@@ -1,5 +1,7 @@
 //! A checkpoint against what diffusers gives for it: `fixtures/make_layouts.py` wrote both.
 
+#[path = "compare_joint.rs"]
+mod joint;
 #[path = "pictures.rs"]
 mod pictures;
 
@@ -47,7 +49,11 @@ pub(crate) fn compare(folder: &Path) -> Result<Vec<Row>> {
         settings: serde_json::from_slice(&std::fs::read(folder.join("expected.json"))?)?,
     };
     let mut rows = fixture.texts("", &[])?;
-    rows.push(fixture.unet("", Vec::new())?);
+    if fixture.has("transformer_in") {
+        rows.extend(fixture.joint()?);
+    } else {
+        rows.push(fixture.unet("", Vec::new())?);
+    }
     rows.push(fixture.vae()?);
     if fixture.has("picture") {
         rows.push(fixture.picture()?);
@@ -190,8 +196,14 @@ impl Fixture {
             scale: adapter["scale"].as_f64().context("a scale")? as f32,
         })?;
         let mark = format!("_{name}");
-        let mut rows = self.texts(&mark, &[&lora])?;
-        rows.push(self.unet(&mark, vec![lora.part(Part::Unet)])?);
+        let of_denoiser = vec![lora.part(Part::Unet)];
+        let rows = if self.has("transformer_in") {
+            vec![self.transformer(&mark, of_denoiser)?]
+        } else {
+            let mut rows = self.texts(&mark, &[&lora])?;
+            rows.push(self.unet(&mark, of_denoiser)?);
+            rows
+        };
         lora.finish()?;
         Ok(rows)
     }
