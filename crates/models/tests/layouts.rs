@@ -10,6 +10,7 @@ mod joint;
 use std::path::{Path, PathBuf};
 
 use models::lora::LoraFile;
+use models::ops::precision::Precision;
 use models::stable_diffusion::{Picture, Pipeline, PromptSyntax, Request};
 
 fn fixture(name: &str) -> PathBuf {
@@ -239,6 +240,24 @@ fn what_a_checkpoint_of_two_encoders_lacks_or_has_too_much_is_named() {
     std::fs::remove_file(folder.path().join(shard)).unwrap();
     let sentence = refusal(folder.path());
     assert!(sentence.contains("00002-of-00002"), "{sentence}");
+}
+
+#[test]
+fn a_precision_changes_the_checksum_and_the_picture_by_little() {
+    for name in ["sd15", "sd3", "flux"] {
+        let folder = fixture(name).join("checkpoint");
+        let load = |precision| Pipeline::load_in(precision, &folder, name, &[]).unwrap();
+        let (exact, rounded) = (load(Precision::F32), load(Precision::Bf16));
+        assert_eq!(
+            exact.sha256(),
+            Pipeline::load(&folder, name).unwrap().sha256()
+        );
+        assert_ne!(exact.sha256(), rounded.sha256(), "{name}");
+        let made = [&exact, &rounded].map(|p| p.generate(&request("a red dog", 1)).unwrap().rgb);
+        let gaps = made[0].iter().zip(&made[1]).map(|(a, b)| a.abs_diff(*b));
+        let mean = gaps.map(f64::from).sum::<f64>() / made[0].len() as f64;
+        assert!(made[0] != made[1] && mean < 8., "{name}: {mean}");
+    }
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub const NAME: &str = "diffusion";
 /// a picture once, before the first call is let in.
 ///
 /// # Errors
-/// An instruction set that the processor lacks, a remote model without an address, an artefact root
+/// An instruction set or a precision that the processor lacks, a remote model without an address, an artefact root
 /// that cannot be used, a `REDIS_URL` that is none, and what [`serve()`](runtime::serve()) gives. A model that does not load is said by
 /// [`Handle::ready`](runtime::Handle::ready) and [`Handle::wait`](runtime::Handle::wait).
 pub async fn start(
@@ -71,6 +71,7 @@ pub async fn start(
     if let Some(isa) = options.isa {
         isa.pin().map_err(StartError::Options)?;
     }
+    options.precision.check().map_err(StartError::Options)?;
     let roots = Roots::open(&options.artefacts).map_err(refused)?;
     let cache = Cache::open(&options.cache)?;
     let served = Arc::new(Served::default());

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use models::lora::ModelPath;
 use models::measuring::{ImageTextModel, SafetyModel, UnsafeRule};
+use models::ops::precision::Precision;
 use models::stable_diffusion::{Original, Picture, PictureFile, Pipeline, Request};
 use proto::diffusion::v1 as pb;
 use runtime::error::chain;
@@ -203,7 +204,8 @@ fn shelve(
     let sizes = folders.iter().map(|model| weight_bytes(model, bound));
     let sizes = sizes.collect::<Result<Vec<_>, _>>()?;
     let count = sizes.len();
-    let load = move |slot: usize| load_pipeline(&folders[slot]);
+    let precision = options.precision;
+    let load = move |slot: usize| load_pipeline(&folders[slot], precision);
     let shelf = Shelf::new(sizes, bound, options.queue_capacity, load);
     let mut models = Vec::new();
     for slot in (0..count).rev() {
@@ -235,14 +237,14 @@ fn weight_bytes(model: &NamedFolder, bound: Option<u64>) -> Result<u64, Error> {
     }
 }
 
-fn load_pipeline(model: &NamedFolder) -> Result<Pipeline, Error> {
+fn load_pipeline(model: &NamedFolder, precision: Precision) -> Result<Pipeline, Error> {
     let NamedFolder { name, .. } = model;
     let path = model_path(model)?;
-    let pipeline =
-        Pipeline::load_adapted(&path.folder, name, &path.loras).map_err(|source| Error::Load {
-            name: name.clone(),
-            source: Box::new(source),
-        })?;
+    let loaded = Pipeline::load_in(precision, &path.folder, name, &path.loras);
+    let pipeline = loaded.map_err(|source| Error::Load {
+        name: name.clone(),
+        source: Box::new(source),
+    })?;
     tracing::info!(model = name, sha256 = pipeline.sha256(), "model loaded");
     Ok(pipeline)
 }

@@ -4,6 +4,7 @@
 //! and one chunk per setting. No clock and no host name: equal work gives equal bytes.
 
 use models::clip_image::RgbImage;
+use models::ops::precision::Precision;
 use models::ops::simd::Isa;
 use models::stable_diffusion::{Picture, Pipeline, PromptSyntax, Request};
 use models::weights::hex;
@@ -149,6 +150,9 @@ fn settings(request: &Request, pipeline: &Pipeline) -> Result<Vec<(&'static str,
         ("instruction_set", Isa::current().name().to_owned()),
     ];
     // What is usual is not said, so that such a picture has the bytes that it always had.
+    if pipeline.precision() != Precision::F32 {
+        settings.push(("precision", pipeline.precision().name().to_owned()));
+    }
     if request.guidance_rescale != 0. {
         settings.push(("guidance_rescale", request.guidance_rescale.to_string()));
     }

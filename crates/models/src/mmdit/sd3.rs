@@ -14,6 +14,7 @@ use super::{Context, Sample, check_counts, each_sample};
 use crate::blocks::{Linear, Source};
 use crate::config::{self, Fields, LoadError};
 use crate::ops::pointwise::add_assign;
+use crate::ops::precision::Precision;
 use crate::ops::values::values;
 use crate::weights::{self, Adapters, Weights};
 
@@ -121,11 +122,16 @@ impl Sd3 {
     ///
     /// # Errors
     /// [`LoadError`], naming file, field or tensor.
-    pub fn load(folder: &Path, adapters: Adapters) -> Result<Self, LoadError> {
+    pub fn load(
+        folder: &Path,
+        adapters: Adapters,
+        precision: Precision,
+    ) -> Result<Self, LoadError> {
         let config = Config::read(&folder.join("config.json"))?;
         let weights =
             Weights::open_in(folder, &["diffusion_pytorch_model"])?.with_adapters(adapters);
-        let model = Self::build(config, &Source::new(&weights))?;
+        let source = Source::new(&weights).computing_in(precision);
+        let model = Self::build(config, &source)?;
         weights.finish(&[])?;
         Ok(model)
     }

@@ -29,18 +29,19 @@ pub(super) enum Context {
 }
 
 impl Denoiser {
-    /// Loads the part of `folder` that denoises, with adapters merged.
+    /// Loads the part of `folder` that denoises, with adapters merged, computing in `precision`.
     pub(super) fn load(
         folder: &Path,
         family: Family,
         adapters: Adapters,
+        precision: Precision,
     ) -> std::result::Result<Self, LoadError> {
         let transformer = folder.join("transformer");
         Ok(match family {
-            Family::Sd3 => Self::Sd3(Sd3::load(&transformer, adapters)?),
-            Family::Flux => Self::Flux(Flux::load(&transformer, adapters)?),
+            Family::Sd3 => Self::Sd3(Sd3::load(&transformer, adapters, precision)?),
+            Family::Flux => Self::Flux(Flux::load(&transformer, adapters, precision)?),
             Family::Sd | Family::Xl => {
-                let unet = Unet::load_adapted(&folder.join("unet"), adapters, Precision::F32)?;
+                let unet = Unet::load_adapted(&folder.join("unet"), adapters, precision)?;
                 Self::Unet(Box::new(unet))
             }
         })

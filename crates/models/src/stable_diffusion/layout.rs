@@ -9,6 +9,7 @@ use super::denoiser::Denoiser;
 use super::joint_parts::check_joint;
 use crate::config::{self, Fields, LoadError};
 use crate::lora::{self, LoraFile};
+use crate::ops::precision::Precision;
 use crate::weights::{self, Weights, checkpoint_sha256, hex};
 
 /// What a pipeline is made of.
@@ -196,14 +197,16 @@ fn checkpoint_files(folder: &Path, index: &Index) -> Result<Vec<PathBuf>, LoadEr
     Ok(files)
 }
 
-/// SHA-256 over a checkpoint's files, and over its adapters where it has any.
+/// SHA-256 over a checkpoint's files, and over its adapters where it has any, and over the name of its
+/// precision where that is not f32: what makes other pictures is another model.
 pub(super) fn sha256(
     folder: &Path,
     index: &Index,
     loras: &[LoraFile],
+    precision: Precision,
 ) -> Result<String, LoadError> {
     let plain = checkpoint_sha256(folder, &checkpoint_files(folder, index)?)?;
-    if loras.is_empty() {
+    if loras.is_empty() && precision == Precision::F32 {
         return Ok(plain);
     }
     let mut whole = Sha256::new();
@@ -212,6 +215,9 @@ pub(super) fn sha256(
         // The name of an adapter's file decides nothing.
         let of_file = checkpoint_sha256(file, std::slice::from_ref(file))?;
         whole.update(format!("{of_file}  {scale}\n"));
+    }
+    if precision != Precision::F32 {
+        whole.update(format!("{}\n", precision.name()));
     }
     Ok(hex(&whole.finalize()))
 }

@@ -36,6 +36,7 @@ pub use self::request::{
 };
 use crate::config::LoadError;
 use crate::lora::{Lora, LoraFile, Part};
+use crate::ops::precision::Precision;
 use crate::scheduler;
 use crate::vae::Vae;
 
@@ -43,6 +44,7 @@ use crate::vae::Vae;
 pub struct Pipeline {
     name: String,
     sha256: String,
+    precision: Precision,
     parameter_count: u64,
     /// CLIP's: one, or two for Stable Diffusion XL and 3.
     texts: Vec<TextEncoder>,
@@ -69,6 +71,20 @@ impl Pipeline {
     /// # Errors
     /// [`LoadError`]; an adapter that does not fit the model is refused with the tensor's name.
     pub fn load_adapted(folder: &Path, name: &str, loras: &[LoraFile]) -> Result<Self, LoadError> {
+        Self::load_in(Precision::F32, folder, name, loras)
+    }
+
+    /// The same, with a denoiser that computes in `precision`; text encoders and autoencoder stay f32.
+    /// [`Precision::check`] tells whether the processor has it.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load_adapted`].
+    pub fn load_in(
+        precision: Precision,
+        folder: &Path,
+        name: &str,
+        loras: &[LoraFile],
+    ) -> Result<Self, LoadError> {
         let index = Index::read(folder)?;
         let scheduler = scheduler::Config::read(&folder.join("scheduler/scheduler_config.json"))?;
         let opened = loras
@@ -82,12 +98,13 @@ impl Pipeline {
         }
         let pipeline = Self {
             name: name.to_owned(),
-            sha256: layout::sha256(folder, &index, loras)?,
+            sha256: layout::sha256(folder, &index, loras, precision)?,
+            precision,
             parameter_count: layout::count_parameters(folder, &index)?,
             texts,
             t5: T5Text::load(folder, &index)?,
             zeros_for_empty_prompt: index.zeros_for_empty_prompt,
-            denoiser: Denoiser::load(folder, index.family, for_part(Part::Unet))?,
+            denoiser: Denoiser::load(folder, index.family, for_part(Part::Unet), precision)?,
             vae: Vae::load(&folder.join("vae"))?,
             scheduler: scheduler.for_latents(),
         };
@@ -97,7 +114,7 @@ impl Pipeline {
     }
 
     /// Bytes of the weights in `folder` once they are in memory, without loading them: four for each
-    /// number, since all is computed in f32, whatever the files hold. Activations come on top.
+    /// number, as of f32, whatever the files hold; a denoiser in bf16 takes half. Activations come on top.
     ///
     /// # Errors
     /// As [`Pipeline::load`] for what it reads: the index and the weights' headers.
@@ -112,7 +129,13 @@ impl Pipeline {
         &self.name
     }
 
-    /// SHA-256 over all files of the checkpoint, and its adapters and their scales, in hex.
+    /// In which numbers the denoiser computes.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// SHA-256 over all files of the checkpoint, its adapters and their scales, and a precision other
+    /// than f32, in hex.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }

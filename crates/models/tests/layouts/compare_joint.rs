@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use models::mmdit::flux::Flux;
 use models::mmdit::sd3::Sd3;
+use models::ops::precision::Precision;
 use models::t5::T5;
 use models::t5_tokenizer::T5Tokenizer;
 use models::weights::Adapters;
@@ -54,14 +55,14 @@ impl Fixture {
         };
         let mut contexts = Vec::new();
         let found = if guidance.is_empty() {
-            let model = Sd3::load(&folder, adapters)?;
+            let model = Sd3::load(&folder, adapters, Precision::F32)?;
             for i in 0..times.len() {
                 let pooled = numbers(&pooled.get(i)?)?;
                 contexts.push(model.context(&states.get(i)?, &pooled)?);
             }
             model.forward(&latents, &times, &contexts.iter().collect::<Vec<_>>())?
         } else {
-            let model = Flux::load(&folder, adapters)?;
+            let model = Flux::load(&folder, adapters, Precision::F32)?;
             for (i, guidance) in guidance.iter().enumerate() {
                 let pooled = numbers(&pooled.get(i)?)?;
                 contexts.push(model.context(&states.get(i)?, &pooled, *guidance)?);

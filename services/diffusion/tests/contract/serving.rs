@@ -1,6 +1,7 @@
 //! Several models and several callers: who waits for what, and what is said meanwhile.
 
 use diffusion::Options;
+use models::ops::precision::Precision;
 use models::stable_diffusion::Pipeline;
 use proto::diffusion::v1::generate_images_response::Result as Outcome;
 use proto::diffusion::v1::{GenerateImagesRequest, ListModelsRequest, StepProgress};
@@ -52,6 +53,34 @@ async fn a_place_in_the_queue_is_told_and_told_again_as_it_moves() {
     };
     tokio::time::timeout(SOON, moved).await.unwrap();
     drop(many);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_precision_is_said_with_each_picture_and_one_that_the_processor_lacks_is_refused() {
+    let started = Stage::start(Options {
+        precision: Precision::Bf16,
+        ..options()
+    });
+    let rounded = match (started.await, Precision::Bf16.check()) {
+        (Ok(stage), Ok(())) => stage,
+        (Err(refused), Err(reason)) => {
+            assert!(error::chain(&refused).contains(&reason), "{refused}");
+            return;
+        }
+        (started, checked) => panic!("{:?}, {checked:?}", started.err()),
+    };
+    let exact = Stage::start(options()).await.unwrap();
+    let mut made = Vec::new();
+    for stage in [rounded, exact] {
+        let mut ends = stage.outcomes(wanted(vec![item(1, "dog")], 3)).await;
+        let Some(Outcome::Image(generated)) = ends.remove(&format!("{:032x}", 1)) else {
+            panic!("{ends:?}")
+        };
+        made.push(generated.image.unwrap().provenance.unwrap());
+    }
+    assert_eq!(made[0].parameters["precision"], "bf16");
+    assert!(!made[1].parameters.contains_key("precision"));
+    assert_ne!(made[0].model_sha256, made[1].model_sha256);
 }
 
 /// The tiny checkpoint under several names, of which one fits into memory.
