@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::line::{Line, Loads};
 
 /// Files of pictures to go on from that may wait, in bytes.
-const MAX_WAITING_BYTES: usize = 512 << 20;
+pub(crate) const MAX_WAITING_BYTES: usize = 512 << 20;
 
 /// Bounds on the engine.
 #[derive(Debug, Clone, Copy)]

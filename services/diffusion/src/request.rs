@@ -143,6 +143,18 @@ pub(crate) fn picture_count(items: &[pb::ImageItem], bounds: Bounds) -> Result<u
     }
 }
 
+/// Bytes of the files that come with the items.
+pub(crate) fn file_bytes(items: &[pb::ImageItem]) -> usize {
+    let files = items
+        .iter()
+        .flat_map(|item| item.init_image.iter().chain(&item.mask_image));
+    let bytes = |image: &dataset::Image| match &image.content {
+        Some(dataset::image::Content::Data(data)) => data.len(),
+        _ => 0,
+    };
+    files.map(bytes).sum()
+}
+
 /// The pictures of an item, in order.
 pub(crate) fn places(item: &pb::ImageItem) -> impl Iterator<Item = Place> {
     let sample_id = item.sample_id.clone();

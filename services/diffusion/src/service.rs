@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::models_served::Served;
 use crate::remote::{self, Job, Remote};
 use crate::request::{self, Bounds, Call, Place, Wanted};
-use crate::shelf::Lease;
+use crate::shelf::{Burden, Lease};
 
 /// Progress messages of one call that may wait for a slow reader; more are left out.
 const PROGRESS_ROOM: usize = 64;
@@ -198,7 +198,10 @@ impl Diffusion {
         replies: &mpsc::Sender<Reply>,
     ) -> Result<mpsc::Receiver<(Place, Event)>, Error> {
         let items = &asked.request.items;
-        let pictures = request::picture_count(items, self.bounds)?;
+        let burden = Burden {
+            pictures: request::picture_count(items, self.bounds)?,
+            bytes: request::file_bytes(items),
+        };
         let places: Vec<Place> = match asked.request.report_progress {
             true => items.iter().flat_map(request::places).collect(),
             false => Vec::new(),
@@ -209,7 +212,7 @@ impl Diffusion {
             }
         };
         let shelf = self.served.shelf()?;
-        let lease = shelf.lease(asked.slot, pictures, tell).await?;
+        let lease = shelf.lease(asked.slot, burden, tell).await?;
         self.generate(asked, engine, &lease).await
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::engine::MAX_WAITING_BYTES;
 use crate::error::Error;
 
 /// Loads the model at a place.
@@ -55,11 +56,20 @@ struct Slot<M> {
     failure: Option<Arc<Error>>,
 }
 
+/// What waits with a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Burden {
+    /// Pictures wanted.
+    pub(crate) pictures: usize,
+    /// Files of pictures to go on from, in bytes.
+    pub(crate) bytes: usize,
+}
+
 /// A request in the line.
 struct Waiting {
     id: u64,
     slot: usize,
-    pictures: usize,
+    burden: Burden,
     /// Loads of its model that had ended when it came.
     loads: u64,
 }
@@ -165,18 +175,18 @@ impl<M: Send + Sync + 'static> Shelf<M> {
         Some(self.lent(model))
     }
 
-    /// The model for a request of so many pictures, loaded where need be. `tell` learns how many
+    /// The model for a request, loaded where need be. `tell` learns how many
     /// requests are before this one, again when it changes.
     ///
     /// # Errors
-    /// [`Error::Full`] at once when too many wait; what loading gives.
+    /// [`Error::Full`] and [`Error::Heavy`] at once when too much waits; what loading gives.
     pub(crate) async fn lease(
         &self,
         slot: usize,
-        pictures: usize,
+        burden: Burden,
         mut tell: impl FnMut(usize) + Send,
     ) -> Result<Lease<M>, Error> {
-        let place = self.line_up(slot, pictures)?;
+        let place = self.line_up(slot, burden)?;
         let mut told = None;
         loop {
             let changed = self.0.changed.notified();
@@ -196,11 +206,20 @@ impl<M: Send + Sync + 'static> Shelf<M> {
         }
     }
 
-    fn line_up(&self, slot: usize, pictures: usize) -> Result<Place<M>, Error> {
+    fn line_up(&self, slot: usize, burden: Burden) -> Result<Place<M>, Error> {
         let mut state = self.0.lock();
-        let waiting = state.line.iter().map(|waiting| waiting.pictures).sum();
+        let burdens = || state.line.iter().map(|waiting| waiting.burden);
+        let bytes = burdens().map(|known| known.bytes).sum::<usize>() + burden.bytes;
+        if bytes > MAX_WAITING_BYTES {
+            return Err(Error::Heavy {
+                bytes,
+                most: MAX_WAITING_BYTES,
+                retry_after: RETRY_AFTER,
+            });
+        }
+        let waiting: usize = burdens().map(|known| known.pictures).sum();
         let capacity = self.0.max_waiting;
-        if waiting + pictures > capacity {
+        if waiting + burden.pictures > capacity {
             return Err(Error::Full {
                 waiting,
                 capacity,
@@ -213,7 +232,7 @@ impl<M: Send + Sync + 'static> Shelf<M> {
         state.line.push_back(Waiting {
             id,
             slot,
-            pictures,
+            burden,
             loads,
         });
         let shelf = self.clone();

@@ -21,6 +21,10 @@ fn shelf(fitting: u64) -> (Shelf<usize>, Arc<AtomicUsize>, Arc<AtomicBool>) {
     (shelf, loads, is_broken)
 }
 
+fn pictures(pictures: usize) -> Burden {
+    Burden { pictures, bytes: 0 }
+}
+
 /// A request that waits on a task of its own, and the places it is told.
 fn request(
     shelf: &Shelf<usize>,
@@ -35,13 +39,16 @@ fn request(
         let tell = |place| {
             let _the_test_may_have_ended = sender.send(place);
         };
-        shelf.lease(slot, 1, tell).await
+        shelf.lease(slot, pictures(1), tell).await
     };
     (tokio::spawn(waiting), told)
 }
 
 async fn used(shelf: &Shelf<usize>, slot: usize) {
-    let lease = shelf.lease(slot, 1, |_| {}).await.expect("it loads");
+    let lease = shelf
+        .lease(slot, pictures(1), |_| {})
+        .await
+        .expect("it loads");
     assert_eq!(*lease, slot);
 }
 
@@ -94,15 +101,21 @@ async fn a_busy_model_takes_nothing_new_while_another_waits_for_its_room() {
 async fn a_load_that_fails_is_told_and_tried_again_by_the_next() {
     let (shelf, loads, is_broken) = shelf(2);
     is_broken.store(true, Ordering::SeqCst);
-    let failed = shelf.lease(0, 1, |_| {}).await;
+    let failed = shelf.lease(0, pictures(1), |_| {}).await;
     assert!(matches!(failed.err(), Some(Error::Shared(_))));
     is_broken.store(false, Ordering::SeqCst);
     used(&shelf, 0).await;
     assert_eq!(loads.load(Ordering::SeqCst), 2);
 
-    let refused = shelf.lease(1, 11, |_| {}).await;
+    let refused = shelf.lease(1, pictures(11), |_| {}).await;
     assert!(matches!(
         refused.err(),
         Some(Error::Full { capacity: 10, .. })
     ));
+    let heavy = Burden {
+        pictures: 1,
+        bytes: MAX_WAITING_BYTES + 1,
+    };
+    let refused = shelf.lease(1, heavy, |_| {}).await;
+    assert!(matches!(refused.err(), Some(Error::Heavy { .. })));
 }
