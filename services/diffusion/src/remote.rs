@@ -178,8 +178,7 @@ pub(crate) fn described(name: &str, options: &RemoteOptions) -> pb::DiffusionMod
         default_width_px: size.map_or(0, |size| size.width_px),
         default_height_px: size.map_or(0, |size| size.height_px),
         size_multiple_px: sides.reduce(common_divisor).unwrap_or(1),
-        default_scheduler: pb::Scheduler::Unspecified.into(),
-        only_inpaints: false,
+        ..pb::DiffusionModel::default()
     }
 }
 
