@@ -134,7 +134,7 @@ fn what_a_checkpoint_of_two_encoders_lacks_or_has_too_much_is_named() {
             index,
             "StableDiffusionXLPipeline",
             "KandinskyPipeline",
-            "StableDiffusionPipeline, StableDiffusionXLPipeline",
+            "StableDiffusion3Pipeline, FluxPipeline",
         ),
         (
             index,
