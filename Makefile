@@ -7,7 +7,7 @@ RUNS ?= runs
 VENV ?= $(CARGO_TARGET_DIR)/python
 PYTHON := $(VENV)/bin/python
 
-.PHONY: build demo experiment test lint tools faults throughput foreign-stage
+.PHONY: build demo experiment test lint tools faults throughput foreign-stage parity bench
 
 build:
 	cargo build --release --bins
@@ -30,6 +30,11 @@ lint:
 foreign-stage: build
 	scripts/foreign_stage.sh $(DIPTYCH)
 
+# Rendering against diffusers and transformers, part by part; PARITY_PYTHON names a Python that has
+# them, otherwise they are downloaded into a folder outside of the tree.
+parity:
+	scripts/parity.sh
+
 tools:
 	scripts/install-tools.sh
 
@@ -42,3 +47,7 @@ faults: build
 throughput: build
 	cargo build --release --package tests --bins
 	$(CARGO_TARGET_DIR)/release/throughput
+
+# Speed against diffusers, in turns, as a table and bench.json; downloads torch as foreign-stage does.
+bench:
+	scripts/bench.sh

@@ -1,6 +1,8 @@
 //! The command line: a contract that scripts rely on. Arguments that one command alone has stand beside
 //! it in `commands`; those of the others are here.
 
+mod generate;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{
@@ -12,6 +14,7 @@ use runtime::options::{
     ArtefactOptions, CacheOptions, ClientOptions, ListenOptions, TelemetryOptions,
 };
 
+pub use self::generate::PictureArgs;
 pub use crate::commands::{
     AuditArgs, BenchmarkArg, ExportArgs, ExportFormat, ImportArgs, ImportFormat, PlanArgs,
     PreviewArgs, RunArgs, ScoreArgs, ScoreMode, StageArg, SynthArgs, TrainArgs,
@@ -146,7 +149,7 @@ pub enum Command {
     Curate(CurateArgs),
     /// Render one picture
     #[command(
-        after_help = "Example:\n  diptych generate --model builtin:nano-sd --prompt \"fox, snow\" --seed 1 --out fox.png"
+        after_help = "Example:\n  diptych generate --model builtin:nano-sd --prompt \"fox, snow\" --seed 1 --out fox.png\n  diptych generate --prompt \"fox, beach\" --init-image fox.png --strength 0.6 --out beach.png\n  diptych generate --prompt \"red fox\" --init-image fox.png --mask where.png --num-images 4 --out red.png"
     )]
     Generate(GenerateArgs),
     /// Ask a model about a picture
@@ -284,7 +287,12 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "T")]
     pub prompt: String,
     /// What not to see.
-    #[arg(long, default_value = "", value_name = "T")]
+    #[arg(
+        long,
+        visible_alias = "negative-prompt",
+        default_value = "",
+        value_name = "T"
+    )]
     pub negative: String,
     /// Seed of the noise, as `torch.Generator("cpu").manual_seed` takes it.
     #[arg(long, default_value_t = 0)]
@@ -307,6 +315,9 @@ pub struct GenerateArgs {
     /// How emphasis is read.
     #[arg(long, value_enum, default_value_t = PromptSyntax::Plain)]
     pub prompt_syntax: PromptSyntax,
+    /// What to go on from, and how many.
+    #[command(flatten)]
+    pub pictures: PictureArgs,
     /// Picture to write.
     #[arg(long, value_name = "FILE.png")]
     pub out: PathBuf,

@@ -51,6 +51,7 @@ pub(crate) fn equip(
         safety_model,
         unsafe_labels,
         unsafe_threshold,
+        unsafe_pictures,
         ..
     } = given
         .map_err(|error| crate::bad_input::flattened(&error))?
@@ -63,6 +64,7 @@ pub(crate) fn equip(
         safety_model: named.or(safety_model),
         unsafe_labels,
         unsafe_threshold,
+        unsafe_pictures,
         ..options
     })
 }

@@ -234,6 +234,7 @@ fn image(item: diffusion::ImageItem) -> Result<diffusion::GenerateImagesResponse
                 ..diffusion::GeneratedImage::default()
             },
         )),
+        image_index: 0,
     })
 }
 

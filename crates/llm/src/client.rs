@@ -148,6 +148,10 @@ impl Client {
         &self.0.transport
     }
 
+    pub(crate) fn limiter(&self) -> &Limiter {
+        &self.0.limiter
+    }
+
     pub(crate) fn settings(&self) -> &Settings {
         &self.0.settings
     }

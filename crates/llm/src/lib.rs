@@ -29,6 +29,7 @@ pub mod accounting;
 mod answer;
 mod ask;
 pub mod batch;
+mod call;
 mod client;
 pub mod completion;
 mod dialect;

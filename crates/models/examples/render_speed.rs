@@ -29,6 +29,7 @@ fn main() -> anyhow::Result<()> {
             height_px: side,
             syntax: PromptSyntax::Webui,
             scheduler: None,
+            ..Request::default()
         })?);
     }
     let encoded = begun.elapsed();

@@ -6,7 +6,8 @@ use candle_core::{D, Tensor, bail};
 
 use crate::ops::conv::{Addends, Kernel, Placement};
 use crate::ops::group_norm::{GroupNorm, LayerNorm};
-use crate::ops::product::{Matrix, Packed, add_product};
+use crate::ops::precision::{LayerWeights, Precision, round_all};
+use crate::ops::product::{Matrix, add_product};
 use crate::ops::values::values;
 use crate::weights::{Error, Weights};
 
@@ -15,6 +16,7 @@ use crate::weights::{Error, Weights};
 pub struct Source<'a> {
     weights: &'a Weights,
     prefix: String,
+    precision: Precision,
 }
 
 impl<'a> Source<'a> {
@@ -23,7 +25,14 @@ impl<'a> Source<'a> {
         Self {
             weights,
             prefix: String::new(),
+            precision: Precision::F32,
         }
+    }
+
+    /// The same place; linear layers and convolutions of it compute in `precision`.
+    #[must_use]
+    pub fn computing_in(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The part called `name`.
@@ -32,6 +41,7 @@ impl<'a> Source<'a> {
         Self {
             weights: self.weights,
             prefix: format!("{}{name}.", self.prefix),
+            precision: self.precision,
         }
     }
 
@@ -57,7 +67,7 @@ impl<'a> Source<'a> {
 
 /// `x Wᵀ + b` over the last dimension. A 1×1 convolution is the same thing, channels last.
 pub struct Linear {
-    weights: Packed,
+    weights: LayerWeights,
     bias: Vec<f32>,
 }
 
@@ -84,10 +94,7 @@ impl Linear {
         } else {
             vec![0.; outputs]
         };
-        Ok(Self {
-            weights: Packed::from_out_in(&weight, outputs, inputs),
-            bias,
-        })
+        Ok(Self::new(&weight, bias, inputs, at.precision))
     }
 
     /// A layer of `weight` `(outputs, inputs)`, row-major, and one `bias` for each output.
@@ -95,8 +102,14 @@ impl Linear {
     /// # Panics
     /// When `weight` is not as long as its measures say.
     pub fn from_values(weight: &[f32], bias: Vec<f32>, inputs: usize) -> Self {
+        Self::new(weight, bias, inputs, Precision::F32)
+    }
+
+    fn new(weight: &[f32], bias: Vec<f32>, inputs: usize, precision: Precision) -> Self {
+        assert_eq!(weight.len(), bias.len() * inputs, "(outputs, inputs)");
+        let at = |k: usize, column: usize| weight[column * inputs + k];
         Self {
-            weights: Packed::from_out_in(weight, bias.len(), inputs),
+            weights: LayerWeights::from_fn(precision, (1, inputs), bias.len(), at),
             bias,
         }
     }
@@ -137,7 +150,12 @@ impl Linear {
             }
             crate::ops::pointwise::add_assign(&mut out, &values(residual)?);
         }
-        add_product(&Matrix::whole(&from, inputs), &self.weights, &mut out);
+        match &self.weights {
+            LayerWeights::F32(w) => add_product(&Matrix::whole(&from, inputs), w, &mut out),
+            LayerWeights::Bf16(w) => {
+                add_product(&Matrix::whole(&round_all(&from), inputs / 2), w, &mut out);
+            }
+        }
         let mut shape = input.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = outputs;
@@ -177,7 +195,8 @@ impl Conv {
         place: Placement,
     ) -> Result<Self, Error> {
         let weight = at.values("weight", &[outputs, inputs, size, size])?;
-        let kernel = Kernel::new(&weight, at.values("bias", &[outputs])?, inputs, size);
+        let bias = at.values("bias", &[outputs])?;
+        let kernel = Kernel::with_precision(&weight, bias, inputs, size, at.precision);
         Ok(Self { kernel, place })
     }
 

@@ -212,6 +212,18 @@ fn within_aspect(picture: &RgbImage) -> std::borrow::Cow<'_, RgbImage> {
 /// # Errors
 /// The decoder's.
 pub fn decode_rgb(bytes: &[u8]) -> Result<RgbImage, image::ImageError> {
+    Ok(reader(bytes)?.decode()?.to_rgb8())
+}
+
+/// Width and height in pixels that the head of a PNG or JPEG file states.
+///
+/// # Errors
+/// The decoder's.
+pub fn dimensions_px(bytes: &[u8]) -> Result<(u32, u32), image::ImageError> {
+    reader(bytes)?.into_dimensions()
+}
+
+fn reader(bytes: &[u8]) -> Result<image::ImageReader<std::io::Cursor<&[u8]>>, image::ImageError> {
     let mut reader = image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format()?;
     // A picture of 64 million pixels is more than any vision tower looks at.
     let mut limits = image::Limits::default();
@@ -219,7 +231,7 @@ pub fn decode_rgb(bytes: &[u8]) -> Result<RgbImage, image::ImageError> {
     limits.max_image_height = Some(16_384);
     limits.max_alloc = Some(256 << 20);
     reader.limits(limits);
-    Ok(reader.decode()?.to_rgb8())
+    Ok(reader)
 }
 
 /// How Pillow weighs the pixels about a place.

@@ -47,11 +47,16 @@ impl Config {
     /// # Errors
     /// [`config::Error`], naming the field.
     pub fn read(file: &Path) -> Result<Self, config::Error> {
-        Self::from_fields(&mut Fields::open(file)?)
+        let mut fields = Fields::open(file)?;
+        let config = Self::from_fields(&mut fields)?;
+        fields.only("pruned_heads", serde_json::json!({}))?;
+        fields.ignore(WITHOUT_EFFECT);
+        fields.finish()?;
+        Ok(config)
     }
 
-    /// Reads the fields of a text encoder, such as `text_config` of a whole CLIP. transformers' files
-    /// also hold dozens of settings of no effect here, so unknown fields are let be.
+    /// Reads the fields of a text encoder, such as `text_config` of a whole CLIP, and lets what else
+    /// stands there be.
     ///
     /// # Errors
     /// [`config::Error`], naming the field.
@@ -86,6 +91,71 @@ impl Config {
         Ok(config)
     }
 }
+
+/// What transformers writes into `config.json` that changes no state: how to train, where the file is
+/// from, and the settings of generation that every configuration of version 4 carries.
+const WITHOUT_EFFECT: &[&str] = &[
+    "add_cross_attention",
+    "architectures",
+    "attention_dropout",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dropout",
+    "dtype",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "gradient_checkpointing",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "is_decoder",
+    "is_encoder_decoder",
+    "label2id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "pad_token_id",
+    "prefix",
+    "problem_type",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tie_word_embeddings",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "typical_p",
+    "use_bfloat16",
+    "use_cache",
+    "use_return_dict",
+];
 
 /// A loaded text encoder.
 pub struct ClipText {
@@ -171,6 +241,11 @@ impl ClipText {
         &self.config
     }
 
+    /// Layers of the encoder.
+    pub fn layer_count(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Width of [`TextStates::pooled`] when it is projected into the space of pictures.
     pub fn projected_dim(&self) -> Option<usize> {
         self.projection.as_ref().map(|_| self.config.projection_dim)
@@ -181,14 +256,28 @@ impl ClipText {
     /// # Errors
     /// When it is empty, longer than the model's positions, or has tokens outside its vocabulary.
     pub fn encode(&self, ids: &[u32]) -> candle_core::Result<TextStates> {
-        let mut hidden = self.embed(ids)?;
-        let mut penultimate = hidden.clone();
+        self.encode_skipping(ids, 0)
+    }
+
+    /// The same, with the states of `skipped` layers earlier: `hidden` goes through the final norm all
+    /// the same, and `pooled` is that of all layers. As diffusers' `clip_skip`.
+    ///
+    /// # Errors
+    /// As [`ClipText::encode`], and when no layer would be left.
+    pub fn encode_skipping(&self, ids: &[u32], skipped: usize) -> candle_core::Result<TextStates> {
+        let Some(kept) = self.layers.len().checked_sub(skipped).filter(|n| *n > 0) else {
+            bail!("{skipped} layers to skip of {}", self.layers.len());
+        };
+        let mut states = vec![self.embed(ids)?];
         for layer in &self.layers {
-            penultimate = hidden;
-            hidden = layer.forward(&penultimate)?;
+            states.push(layer.forward(&states[states.len() - 1])?);
         }
-        let hidden = self.norm.forward(&hidden)?.squeeze(0)?;
-        let end = hidden.narrow(0, self.end_position(ids), 1)?;
+        let last = self.norm.forward(&states[self.layers.len()])?.squeeze(0)?;
+        let end = last.narrow(0, self.end_position(ids), 1)?;
+        let hidden = match skipped {
+            0 => last,
+            _ => self.norm.forward(&states[kept])?.squeeze(0)?,
+        };
         let pooled = self
             .projection
             .as_ref()
@@ -196,7 +285,7 @@ impl ClipText {
         let pooled = values(&pooled)?.to_vec();
         Ok(TextStates {
             hidden,
-            penultimate: penultimate.squeeze(0)?,
+            penultimate: states[kept - 1].squeeze(0)?,
             pooled,
         })
     }

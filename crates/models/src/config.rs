@@ -53,17 +53,21 @@ pub enum Error {
 }
 
 impl Error {
-    /// The sentence with the file's place in the model's folder alone, for readers on other machines,
-    /// such as `scheduler/scheduler_config.json`.
-    pub fn in_model(&self) -> String {
-        let (Self::Read { file, .. }
-        | Self::Malformed { file, .. }
-        | Self::Invalid { file, .. }
-        | Self::Unsupported { file, .. }) = self;
-        let names: Vec<_> = file.iter().collect();
-        let inside: PathBuf = names[names.len().saturating_sub(2)..].iter().collect();
-        let (whole, inside) = (file.display().to_string(), inside.display().to_string());
-        self.to_string().replace(&whole, &inside)
+    /// The sentence without the file, for who is not to learn where it lies.
+    pub fn without_file(&self) -> String {
+        match self {
+            Self::Read { .. } => "the configuration cannot be read".to_owned(),
+            Self::Malformed { reason, .. } => {
+                format!("the configuration is not a JSON object: {reason}")
+            }
+            Self::Invalid { field, reason, .. } => format!("the checkpoint's `{field}` {reason}"),
+            Self::Unsupported {
+                field,
+                value,
+                supported,
+                ..
+            } => format!("the checkpoint's `{field}` = {value} is not supported ({supported})"),
+        }
     }
 }
 

@@ -141,12 +141,32 @@ impl Vae {
     /// # Errors
     /// When the channels differ.
     pub fn encode_mean(&self, pictures: &Tensor) -> candle_core::Result<Tensor> {
-        let moments = self.encoder.forward(pictures)?;
-        let mean = moments
-            .narrow(3, 0, self.config.latent_channels)?
-            .permute((0, 3, 1, 2))?
-            .contiguous()?;
-        (mean - self.config.shift_factor)? * self.config.scaling_factor
+        let (mean, _) = self.moments(pictures)?;
+        self.scaled(&mean)
+    }
+
+    /// The same, but latents drawn from their posterior, N(mean, exp(log variance)), with as many
+    /// normal numbers in the order of the latents: `latent_dist.sample()`.
+    ///
+    /// # Errors
+    /// When the channels differ, or the count of numbers.
+    pub fn encode_drawn(&self, pictures: &Tensor, noise: &[f32]) -> candle_core::Result<Tensor> {
+        let (mean, log_variance) = self.moments(pictures)?;
+        let noise = Tensor::from_slice(noise, mean.shape(), mean.device())?;
+        let deviation = (log_variance.clamp(-30f32, 20f32)? * 0.5)?.exp()?;
+        self.scaled(&(mean + (deviation * noise)?)?)
+    }
+
+    /// Mean and logarithm of the variance, `(batch, latent_channels, height, width)` each.
+    fn moments(&self, pictures: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+        let channels = self.config.latent_channels;
+        let moments = self.encoder.forward(pictures)?.permute((0, 3, 1, 2))?;
+        let half = |start| moments.narrow(1, start, channels)?.contiguous();
+        Ok((half(0)?, half(channels)?))
+    }
+
+    fn scaled(&self, latents: &Tensor) -> candle_core::Result<Tensor> {
+        (latents - self.config.shift_factor)? * self.config.scaling_factor
     }
 }
 

@@ -8,13 +8,16 @@
     reason = "tests: a panic is the report"
 )]
 
+#[path = "stable_diffusion/refusals.rs"]
+mod refusals;
+
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use models::clip_text::ClipText;
 use models::clip_tokenizer::ClipTokenizer;
 use models::scheduler;
-use models::stable_diffusion::{Error, Picture, Pipeline, PromptSyntax, Request};
+use models::stable_diffusion::{Picture, Pipeline, PromptSyntax, Request};
 use models::torch_rng::TorchRng;
 use models::unet::Unet;
 use models::vae::Vae;
@@ -84,6 +87,7 @@ fn request(prompt: &str, seed: u64) -> Request {
         height_px: 16,
         syntax: PromptSyntax::Plain,
         scheduler: None,
+        ..Request::default()
     }
 }
 
@@ -273,237 +277,6 @@ fn a_picture_is_the_same_bytes_alone_and_among_others_that_join_and_leave() {
     for (found, alone) in found.into_iter().zip(alone) {
         assert!(found.unwrap() == alone);
     }
-}
-
-#[test]
-fn a_bad_request_is_refused_with_the_name_of_the_field() {
-    let pipeline = Pipeline::load(&tiny(), "tiny").unwrap();
-    let good = request("dog", 1);
-    let flow = scheduler::Kind::parse("flow_euler").unwrap();
-    for (field, bad) in [
-        (
-            "width_px",
-            Request {
-                width_px: 15,
-                ..good.clone()
-            },
-        ),
-        (
-            "width_px", // the model's own side is 16
-            Request {
-                width_px: 66,
-                ..good.clone()
-            },
-        ),
-        (
-            "prompt",
-            Request {
-                prompt: "BREAK ".repeat(14),
-                syntax: PromptSyntax::Webui,
-                ..good.clone()
-            },
-        ),
-        (
-            "height_px",
-            Request {
-                height_px: 30_000,
-                ..good.clone()
-            },
-        ),
-        (
-            "steps",
-            Request {
-                steps: 0,
-                ..good.clone()
-            },
-        ),
-        (
-            "steps",
-            Request {
-                steps: 2000,
-                ..good.clone()
-            },
-        ),
-        (
-            "guidance",
-            Request {
-                guidance: f32::NAN,
-                ..good.clone()
-            },
-        ),
-        (
-            "scheduler",
-            Request {
-                scheduler: Some(flow),
-                ..good.clone()
-            },
-        ),
-        (
-            "prompt",
-            Request {
-                prompt: "dog ".repeat(6000),
-                ..good.clone()
-            },
-        ),
-        (
-            "negative_prompt",
-            Request {
-                negative_prompt: "x".repeat(100_000),
-                ..good.clone()
-            },
-        ),
-    ] {
-        match pipeline.begin(&bad) {
-            Err(Error::Invalid { field: found, .. }) => assert_eq!(found, field),
-            other => panic!("{field}: {:?}", other.map(|_| ())),
-        }
-    }
-    let largest = Request {
-        width_px: 64,
-        height_px: 64,
-        ..good.clone()
-    };
-    pipeline.check(&largest).unwrap();
-    assert_eq!((pipeline.max_side_px(), pipeline.cost(&largest)), (64, 16));
-    let wide = Request {
-        width_px: 18,
-        ..good.clone()
-    };
-    assert_eq!((pipeline.cost(&good), pipeline.cost(&wide)), (1, 2));
-    assert!(
-        scheduler::Kind::parse("fast")
-            .unwrap_err()
-            .to_string()
-            .contains("there are: ddim")
-    );
-    let cut = pipeline.begin(&request(&"dog ".repeat(30), 1)).unwrap();
-    assert!(
-        cut.warnings[0].contains("the last 16 tokens"),
-        "{:?}",
-        cut.warnings
-    );
-}
-
-/// Copies the checkpoint, changes one file, and gives the sentence that loading it ends with.
-fn refusal(file: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    copy(&tiny(), folder.path());
-    let path = folder.path().join(file);
-    std::fs::write(&path, change(std::fs::read(&path).unwrap())).unwrap();
-    Pipeline::load(folder.path(), "broken")
-        .err()
-        .unwrap()
-        .to_string()
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            std::fs::create_dir(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-#[test]
-fn a_checkpoint_that_cannot_be_served_is_refused_by_name() {
-    let replaced = |from: &'static str, to: &'static str| {
-        move |bytes: Vec<u8>| {
-            String::from_utf8(bytes)
-                .unwrap()
-                .replacen(from, to, 1)
-                .into_bytes()
-        }
-    };
-    let unet = "unet/config.json";
-    for (file, change, words) in [
-        (
-            unet,
-            replaced(
-                "\"class_embed_type\": null",
-                "\"class_embed_type\": \"timestep\"",
-            ),
-            "`class_embed_type`",
-        ),
-        (
-            unet,
-            replaced("\"norm_num_groups\": 8", "\"norm_num_groups\": 5"),
-            "`norm_num_groups`",
-        ),
-        (
-            unet,
-            replaced("\"DownBlock2D\"", "\"AttnDownBlock2D\""),
-            "AttnDownBlock2D",
-        ),
-        (
-            unet,
-            replaced("\"flip_sin_to_cos\"", "\"flip_sine\""),
-            "`flip_sine`",
-        ),
-        (
-            unet,
-            replaced("\"layers_per_block\": 1", "\"layers_per_block\": 2"),
-            "no tensor `down_blocks.0.resnets.1",
-        ),
-        (
-            unet,
-            replaced("\"cross_attention_dim\": 32", "\"cross_attention_dim\": 31"),
-            "config.json asks for [32, 31]",
-        ),
-        (
-            "vae/config.json",
-            replaced("\"latent_channels\": 4", "\"latent_channels\": 3"),
-            "has shape",
-        ),
-        (
-            "scheduler/scheduler_config.json",
-            replaced("DDIMScheduler", "MyScheduler"),
-            "MyScheduler",
-        ),
-        (
-            "model_index.json",
-            replaced("UNet2DConditionModel", "UNet3D"),
-            "UNet3D",
-        ),
-        (
-            "text_encoder/config.json",
-            replaced("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"),
-            "no place for",
-        ),
-        (
-            "tokenizer/vocab.json",
-            replaced("{", "{\"extra\": 9999, "),
-            "tokenizer has",
-        ),
-        ("tokenizer/merges.txt", replaced("a n", "an"), "merges.txt"),
-    ] {
-        let sentence = refusal(file, change);
-        assert!(sentence.contains(words), "{file}: {sentence}");
-    }
-    let sentence = refusal("unet/diffusion_pytorch_model.safetensors", |b| {
-        b[..b.len() - 10].to_vec()
-    });
-    assert!(
-        sentence.contains("truncated") && sentence.contains("unet"),
-        "{sentence}"
-    );
-    // The last number of the file becomes an f16 NaN.
-    let sentence = refusal("vae/diffusion_pytorch_model.safetensors", |mut b| {
-        let end = b.len();
-        b[end - 1] = 0x7e;
-        b
-    });
-    assert!(sentence.contains("not finite"), "{sentence}");
-    let folder = tempfile::tempdir().unwrap();
-    let sentence = Pipeline::load(folder.path(), "absent")
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(sentence.contains("model_index.json"), "{sentence}");
 }
 
 #[test]

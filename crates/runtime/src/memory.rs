@@ -1,5 +1,5 @@
 //! How much freed memory a process holds on to: two settings of glibc's allocator for programs that
-//! run for hours, wait for others and move buffers of many sizes. With its defaults their resident
+//! run for hours, wait for others and move buffers of many sizes, and what gives it back at once. With its defaults their resident
 //! memory grows with the length of the run. Under other allocators nothing happens.
 
 /// One arena for all threads, where the default is eight for each core. Threads that have theirs keep
@@ -12,6 +12,11 @@ pub fn share_arena() {
 /// that computes: every large tensor would be mapped anew.
 pub fn return_large_blocks() {
     set(&[(Setting::Mmap, LARGE_BYTES), (Setting::Trim, LARGE_BYTES)]);
+}
+
+/// Gives what has been freed back to the system, after something large has gone for good.
+pub fn give_back() {
+    trim();
 }
 
 /// Where glibc starts; stated, it no longer follows the largest block that was freed.
@@ -41,3 +46,13 @@ fn set(settings: &[(Setting, i32)]) {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn set(_: &[(Setting, i32)]) {}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code, reason = "the allocator's only interface")]
+fn trim() {
+    // SAFETY: `malloc_trim` takes a number, locks the arenas itself, and touches free memory only.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn trim() {}

@@ -1,6 +1,7 @@
 //! Rules of `diptych.diffusion.v1.DiffusionService`, from the comments in its schema.
 
 mod company;
+mod optional;
 mod pictures;
 mod refusals;
 mod settings;
@@ -43,6 +44,7 @@ pub(super) async fn judge(case: &Case, channel: &Channel, ledger: &mut Ledger) {
     stage.pictures(ledger).await;
     stage.seeds(ledger, &told).await;
     stage.settings(ledger).await;
+    stage.optional(ledger, &told).await;
     stage.company(ledger).await;
     let call = async |wire, origin, request| {
         DiffusionServiceClient::with_origin(wire, origin)
@@ -161,7 +163,10 @@ impl Stage {
 impl Brought {
     fn read(messages: Vec<GenerateImagesResponse>) -> Self {
         let mut brought = Self::default();
-        for GenerateImagesResponse { sample_id, result } in messages {
+        for GenerateImagesResponse {
+            sample_id, result, ..
+        } in messages
+        {
             match result {
                 Some(Outcome::Progress(step)) => brought.progress.push((sample_id, step)),
                 Some(end) => brought.ends.entry(sample_id).or_default().push(end),

@@ -13,17 +13,35 @@ const SIDE_PX: u32 = 64;
 
 /// A picture to send: a disc of one colour on a shaded ground.
 pub(super) fn drawn(color: [u8; 3]) -> Result<Image, Miss> {
-    let picture = RgbImage::from_fn(SIDE_PX, SIDE_PX, |x, y| {
+    drawn_sized(color, SIDE_PX, SIDE_PX)
+}
+
+/// The same of another size, in pixels.
+pub(super) fn drawn_sized(color: [u8; 3], width_px: u32, height_px: u32) -> Result<Image, Miss> {
+    let picture = RgbImage::from_fn(width_px, height_px, |x, y| {
         let (dx, dy) = (x.abs_diff(32), y.abs_diff(32));
         match dx * dx + dy * dy < 400 {
             true => Rgb(color),
-            false => Rgb([240, 240, 200 - y as u8]),
+            false => Rgb([240, 240, 200 - (y % 200) as u8]),
         }
     });
+    png(&picture)
+}
+
+/// A mask that repaints everything.
+pub(super) fn white(width_px: u32, height_px: u32) -> Result<Image, Miss> {
+    png(&RgbImage::from_pixel(width_px, height_px, Rgb([255; 3])))
+}
+
+fn png(picture: &RgbImage) -> Result<Image, Miss> {
     let mut file = Cursor::new(Vec::new());
     let written = picture.write_to(&mut file, ImageFormat::Png);
     written.map_err(|error| Miss::not_judged(format!("no picture to send: {error}")))?;
-    Ok(encoded(file.into_inner()))
+    Ok(Image {
+        width_px: picture.width(),
+        height_px: picture.height(),
+        ..encoded(file.into_inner())
+    })
 }
 
 /// A picture that no decoder takes.

@@ -150,6 +150,7 @@ async fn some_images(
                 items,
                 settings: Some(sampling(settings)),
                 report_progress: false,
+                client: String::new(),
             };
             async move {
                 client

@@ -18,7 +18,7 @@ use runtime::{Telemetry, options::TelemetryOptions};
 use square_stage::{Fault, serve, serve_bare};
 
 /// Each fault with the rules that it breaks.
-const FAULTS: [(Fault, &[&str]); 22] = [
+const FAULTS: [(Fault, &[&str]); 23] = [
     (Fault::TellsNoBound, &["capabilities"]),
     (Fault::ListsNothing, &["models_listed"]),
     (Fault::TakesAnyToken, &["foreign_page_token_of_models"]),
@@ -44,6 +44,7 @@ const FAULTS: [(Fault, &[&str]); 22] = [
     (Fault::ForgetsTheNegative, &["negative_prompt"]),
     (Fault::KeepsItsSize, &["size_as_asked"]),
     (Fault::TakesTwentySteps, &["default_step_count"]),
+    (Fault::IgnoresThePicture, &["image_to_image_is_refused"]),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

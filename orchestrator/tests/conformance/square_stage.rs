@@ -51,6 +51,7 @@ pub(crate) enum Fault {
     ForgetsTheNegative,
     KeepsItsSize,
     TakesTwentySteps,
+    IgnoresThePicture,
 }
 
 const SIDE_PX: u32 = 32;
@@ -137,7 +138,11 @@ impl Stage {
             self.refuse_if(!sound, id, Some(Fault::TakesAnyId))?;
             let is_new = seen.insert(&item.sample_id);
             self.refuse_if(!is_new, id, Some(Fault::TakesRepeatedIds))?;
-            self.refuse_if(item.strength != 0.0, "items[0].strength", None)?;
+            let (picture, excuse) = ("items[0].init_image", Fault::IgnoresThePicture);
+            self.refuse_if(item.init_image.is_some(), picture, Some(excuse))?;
+            self.refuse_if(item.image_count > 1, "items[0].image_count", None)?;
+            let is_stray = item.strength != 0.0 && item.init_image.is_none();
+            self.refuse_if(is_stray, "items[0].strength", None)?;
         }
         let settings = request.settings.unwrap_or_default();
         let SamplingSettings {
@@ -159,6 +164,7 @@ impl Stage {
         self.refuse_if(settings.step_count > 1000, "settings.step_count", None)?;
         let guidance = settings.guidance_scale.unwrap_or_default();
         self.refuse_if(guidance > 100.0, "settings.guidance_scale", None)?;
+        self.refuse_if(settings.clip_skip > 0, "settings.clip_skip", None)?;
         self.refuse_if(settings.scheduler > 11, "settings.scheduler", None)?;
         self.refuse_if(settings.prompt_syntax > 2, "settings.prompt_syntax", None)?;
         Ok(settings)
@@ -185,6 +191,7 @@ impl Stage {
         let reply = |result| GenerateImagesResponse {
             sample_id: item.sample_id.clone(),
             result: Some(result),
+            image_index: 0,
         };
         let told = if tells { step_count } else { 0 };
         let mut replies: Vec<_> = (1..=told)
@@ -193,6 +200,7 @@ impl Stage {
                     done_step_count,
                     step_count,
                     queue_position: 0,
+                    loading: false,
                 }))
             })
             .collect();
@@ -220,6 +228,7 @@ impl Stage {
             image: Some(image),
             prompt_truncated,
             safety: safety.into(),
+            seed: item.seed,
         }
     }
 
@@ -348,6 +357,7 @@ impl DiffusionService for Stage {
             default_height_px: SIDE_PX,
             size_multiple_px: MULTIPLE_PX,
             default_scheduler: Scheduler::Ddim.into(),
+            only_inpaints: false,
         };
         let models = if self.has(Fault::ListsNothing) {
             Vec::new()

@@ -3,12 +3,16 @@
 //! The text chunks are those that people's tools read: `parameters` as the web interfaces write it,
 //! and one chunk per setting. No clock and no host name: equal work gives equal bytes.
 
+use models::clip_image::RgbImage;
+use models::ops::precision::Precision;
 use models::ops::simd::Isa;
 use models::stable_diffusion::{Picture, Pipeline, PromptSyntax, Request};
 use models::weights::hex;
 use proto::dataset::v1 as dataset;
+use proto::diffusion::v1::SafetyVerdict;
 use sha2::{Digest as _, Sha256};
 
+use crate::engine::SafetyRule;
 use crate::error::Error;
 
 /// A rendered picture with all that is said of it.
@@ -20,6 +24,34 @@ pub(crate) struct Rendered {
     provenance: dataset::Provenance,
     /// Whether the prompt was cut.
     pub(crate) prompt_truncated: bool,
+    /// What the checker said.
+    pub(crate) safety: SafetyVerdict,
+    /// Of the noise.
+    pub(crate) seed: u64,
+}
+
+/// Asks the checkpoint's checker.
+///
+/// # Errors
+/// [`Error::Unsafe`] for a flagged picture that is not handed over, and [`Error::ScoringModel`].
+pub(crate) fn judge(picture: &Picture, rule: &SafetyRule) -> Result<SafetyVerdict, Error> {
+    let Some(checker) = &rule.checker else {
+        return Ok(SafetyVerdict::NotChecked);
+    };
+    let (width, height) = (side(picture.width_px), side(picture.height_px));
+    let pixels = RgbImage::from_raw(width, height, picture.rgb.clone());
+    let pixels = pixels.ok_or_else(|| Error::Task("a picture of another size".to_owned()))?;
+    let judged = checker.model.judge(&pixels);
+    let judged = judged.map_err(|error| Error::ScoringModel(Box::new(error)))?;
+    match judged {
+        // No number is over or under a bound, so it must not become a verdict.
+        judged if !judged.score.is_finite() => {
+            Err(Error::Task("the safety checker gave no number".to_owned()))
+        }
+        judged if !judged.is_unsafe => Ok(SafetyVerdict::Safe),
+        _ if rule.delivers_unsafe => Ok(SafetyVerdict::Unsafe),
+        _ => Err(Error::Unsafe),
+    }
 }
 
 impl Rendered {
@@ -31,7 +63,7 @@ impl Rendered {
         picture: &Picture,
         request: &Request,
         pipeline: &Pipeline,
-        prompt_truncated: bool,
+        safety: SafetyVerdict,
     ) -> Result<Self, Error> {
         let settings = settings(request, pipeline)?;
         Ok(Self {
@@ -39,7 +71,43 @@ impl Rendered {
             width_px: side(picture.width_px),
             height_px: side(picture.height_px),
             provenance: provenance(request, pipeline, settings),
-            prompt_truncated,
+            prompt_truncated: false,
+            safety,
+            seed: request.seed,
+        })
+    }
+
+    /// A picture that was made elsewhere, with what is known of its origin.
+    ///
+    /// # Errors
+    /// [`Error::Encode`].
+    pub(crate) fn elsewhere(
+        picture: &Picture,
+        provenance: dataset::Provenance,
+    ) -> Result<Self, Error> {
+        let version = concat!("Diptych ", env!("CARGO_PKG_VERSION"));
+        let mut chunks = vec![
+            ("Source".to_owned(), "AI-generated".to_owned()),
+            ("Software".to_owned(), version.to_owned()),
+            ("model".to_owned(), provenance.model.clone()),
+        ];
+        let known: std::collections::BTreeMap<_, _> = provenance.parameters.iter().collect();
+        chunks.extend(
+            known
+                .into_iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        if provenance.seeded {
+            chunks.push(("seed".to_owned(), provenance.seed.to_string()));
+        }
+        Ok(Self {
+            png: encode(picture, &chunks)?,
+            width_px: side(picture.width_px),
+            height_px: side(picture.height_px),
+            seed: provenance.seed,
+            provenance,
+            prompt_truncated: false,
+            safety: SafetyVerdict::NotChecked,
         })
     }
 
@@ -69,7 +137,7 @@ fn settings(request: &Request, pipeline: &Pipeline) -> Result<Vec<(&'static str,
         PromptSyntax::Plain => "plain",
         PromptSyntax::Webui => "webui",
     };
-    Ok(vec![
+    let mut settings = vec![
         ("steps", request.steps.to_string()),
         ("guidance", request.guidance.to_string()),
         (
@@ -80,7 +148,39 @@ fn settings(request: &Request, pipeline: &Pipeline) -> Result<Vec<(&'static str,
         ("height_px", request.height_px.to_string()),
         ("prompt_syntax", syntax.to_owned()),
         ("instruction_set", Isa::current().name().to_owned()),
-    ])
+    ];
+    // What is usual is not said, so that such a picture has the bytes that it always had.
+    if pipeline.precision() != Precision::F32 {
+        settings.push(("precision", pipeline.precision().name().to_owned()));
+    }
+    if request.guidance_rescale != 0. {
+        settings.push(("guidance_rescale", request.guidance_rescale.to_string()));
+    }
+    if request.clip_skip != 0 {
+        settings.push(("clip_skip", request.clip_skip.to_string()));
+    }
+    if let Some(original) = &request.original {
+        settings.push(("strength", original.strength.to_string()));
+        settings.push(("init_image_sha256", sha256(original.picture.bytes())));
+        if let Some(mask) = &original.mask {
+            settings.push(("mask_image_sha256", sha256(mask.bytes())));
+        }
+    }
+    Ok(settings)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Hashes of what the picture was made from.
+fn parents(request: &Request) -> Vec<String> {
+    let original = request.original.iter();
+    let files = original.flat_map(|o| std::iter::once(&o.picture).chain(&o.mask));
+    let prompt = sha256(request.prompt.as_bytes());
+    std::iter::once(prompt)
+        .chain(files.map(|file| sha256(file.bytes())))
+        .collect()
 }
 
 fn provenance(
@@ -105,7 +205,7 @@ fn provenance(
         seed: request.seed,
         seeded: true,
         parameters,
-        parent_sha256: vec![hex(&Sha256::digest(&request.prompt))],
+        parent_sha256: parents(request),
     }
 }
 
@@ -150,7 +250,11 @@ fn chunks(
     chunks
 }
 
-fn encode(picture: &Picture, chunks: &[(String, String)]) -> Result<Vec<u8>, Error> {
+/// A PNG with text chunks.
+///
+/// # Errors
+/// [`Error::Encode`].
+pub(crate) fn encode(picture: &Picture, chunks: &[(String, String)]) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     let mut encoder = png::Encoder::new(&mut out, side(picture.width_px), side(picture.height_px));
     encoder.set_color(png::ColorType::Rgb);

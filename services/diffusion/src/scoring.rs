@@ -9,7 +9,6 @@ use bytes::Bytes;
 use models::clip_image::{RgbImage, decode_rgb};
 use models::ops::simd::Isa;
 use models::weights::hex;
-use proto::dataset::v1 as dataset;
 use proto::diffusion::v1 as pb;
 use proto::diffusion::v1::image_scoring_service_server::ImageScoringService;
 use runtime::artefact::Roots;
@@ -21,6 +20,7 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
+use crate::image_input::read;
 use crate::models_served::{Safety, Scorer, Served};
 
 /// Images of one request.
@@ -58,10 +58,10 @@ struct Bench {
 }
 
 impl Scoring {
-    pub(crate) fn new(served: Arc<Served>, roots: Roots, cache: Cache) -> Self {
+    pub(crate) fn new(served: Arc<Served>, roots: Arc<Roots>, cache: Cache) -> Self {
         Self {
             served,
-            roots: Arc::new(roots),
+            roots,
             cache,
             device: Arc::new(Semaphore::new(1)),
         }
@@ -136,7 +136,7 @@ impl Scoring {
             return Err(Error::invalid(place("texts"), rule));
         }
         let image = image.ok_or_else(|| Error::invalid(place("image"), "is missing"))?;
-        let bytes = self.read(image, place("image")).await?;
+        let bytes = read(&self.roots, image, place("image"), MAX_IMAGE_BYTES).await?;
         let mut score = pb::ImageScore {
             safety: pb::SafetyVerdict::NotChecked.into(),
             ..pb::ImageScore::default()
@@ -194,32 +194,6 @@ impl Scoring {
             true => pb::SafetyVerdict::Unsafe,
             false => pb::SafetyVerdict::Safe,
         })
-    }
-
-    /// The encoded file, inline or from under the artefact roots.
-    async fn read(&self, image: dataset::Image, field: String) -> Result<Bytes, Error> {
-        let artefact = match image.content {
-            Some(dataset::image::Content::Data(data)) => return Ok(data),
-            Some(dataset::image::Content::Artefact(artefact)) => artefact,
-            None => return Err(Error::invalid(field, "has neither data nor artefact")),
-        };
-        let roots = self.roots.clone();
-        let read = move || {
-            let path = roots.resolve(&artefact)?;
-            let unreadable = |e: std::io::Error| Error::Image {
-                field: field.clone(),
-                rule: e.to_string(),
-            };
-            let size = std::fs::metadata(&path).map_err(unreadable)?.len();
-            if size > MAX_IMAGE_BYTES {
-                return Err(Error::invalid(
-                    &field,
-                    format!("{size} bytes, at most {MAX_IMAGE_BYTES}"),
-                ));
-            }
-            std::fs::read(&path).map(Bytes::from).map_err(unreadable)
-        };
-        blocking(read).await
     }
 
     async fn embed_image(

@@ -129,7 +129,7 @@ class Stage(pb_grpc.DiffusionServiceServicer):
         told = reply.capabilities
         told.service, told.version, told.backend = SERVICE, VERSION, f"diffusers {diffusers.__version__}"
         told.models.append(self.info())
-        told.features.extend(["negative_prompts", "webui_prompts", "progress", "sizes"])
+        told.features.extend(["negative_prompts", "webui_prompts", "progress", "sizes", "guidance_rescale"])
         told.max_items_per_request = MAX_ITEMS
         return reply
 
@@ -182,6 +182,8 @@ class Stage(pb_grpc.DiffusionServiceServicer):
             seen.add(item.sample_id)
             if item.HasField("init_image") or item.HasField("mask_image"):
                 raise invalid(f"{place}.init_image", "is not offered here")
+            if item.image_count > 1:
+                raise invalid(f"{place}.image_count", "is not offered here")
             if item.strength != 0:
                 raise invalid(f"{place}.strength", "must be 0 without init_image")
         return self.check_settings(request.settings)
@@ -260,7 +262,7 @@ class Stage(pb_grpc.DiffusionServiceServicer):
         checker = self.pipe.safety_checker
         flagged = bool(checker and output.nsfw_content_detected[0])
         verdict = "NOT_CHECKED" if checker is None else "UNSAFE" if flagged else "SAFE"
-        reply = pb.GeneratedImage(prompt_truncated=truncated, safety=pb.SafetyVerdict.Value(f"SAFETY_VERDICT_{verdict}"))
+        reply = pb.GeneratedImage(prompt_truncated=truncated, seed=item.seed, safety=pb.SafetyVerdict.Value(f"SAFETY_VERDICT_{verdict}"))
         self.fill(reply.image, output.images[0], item, settings)
         return reply
 

@@ -3,6 +3,7 @@
 //! | writer | example |
 //! |---|---|
 //! | diffusers with PEFT | `unet.down_blocks.0.attentions.0.proj_in.lora_A.weight` |
+//! | the same, of a transformer | `transformer.transformer_blocks.0.attn.to_q.lora_A.weight` |
 //! | diffusers before | `unet.….attn1.processor.to_q_lora.down.weight` |
 //! | diffusers before, text | `text_encoder.text_model.encoder.layers.0.….q_proj.lora_linear_layer.down.weight` |
 //! | PEFT alone | `base_model.model.down_blocks.0.….lora_A.weight` |
@@ -17,7 +18,7 @@ use super::sgm;
 /// A part of a model that adapters change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// The UNet.
+    /// The UNet, or the transformer in its place.
     Unet,
     /// The first text encoder.
     Text,
@@ -61,7 +62,7 @@ const ENDS: [(&str, Role); 13] = [
     (".alpha", Role::Alpha),
 ];
 
-const BEGINNINGS: [(&str, Part); 7] = [
+const BEGINNINGS: [(&str, Part); 8] = [
     ("lora_unet_", Part::Unet),
     ("lora_te1_", Part::Text),
     ("lora_te2_", Part::Text2),
@@ -69,6 +70,7 @@ const BEGINNINGS: [(&str, Part); 7] = [
     ("text_encoder_2.", Part::Text2),
     ("text_encoder.", Part::Text),
     ("unet.", Part::Unet),
+    ("transformer.", Part::Unet),
 ];
 
 /// Reads the name of a tensor; `None` when it is none of an adapter.

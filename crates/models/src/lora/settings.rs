@@ -41,6 +41,7 @@ pub(super) fn alphas(weights: &Weights) -> Result<BTreeMap<Part, f32>, Error> {
     let mut alphas = BTreeMap::new();
     for (start, part) in [
         ("unet.", Part::Unet),
+        ("transformer.", Part::Unet),
         ("text_encoder.", Part::Text),
         ("text_encoder_2.", Part::Text2),
     ] {

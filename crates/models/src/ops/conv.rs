@@ -5,12 +5,14 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::product::{Packed, Rows, add_product};
+use super::precision::{LayerWeights, Precision, round_all};
+use super::product::{Rows, add_product};
+use super::simd::Element;
 use super::values::values;
 
 /// A convolution kernel, packed.
 pub struct Kernel {
-    weights: Packed,
+    weights: LayerWeights,
     /// One per output channel.
     bias: Vec<f32>,
     size: usize,
@@ -57,16 +59,31 @@ impl Kernel {
     /// # Panics
     /// When the lengths disagree with the measures.
     pub fn new(weight: &[f32], bias: Vec<f32>, in_channels: usize, size: usize) -> Self {
+        Self::with_precision(weight, bias, in_channels, size, Precision::F32)
+    }
+
+    /// The same, to be computed in `precision`.
+    ///
+    /// # Panics
+    /// When the lengths disagree with the measures.
+    pub fn with_precision(
+        weight: &[f32],
+        bias: Vec<f32>,
+        in_channels: usize,
+        size: usize,
+        precision: Precision,
+    ) -> Self {
         let (out_channels, area) = (bias.len(), size * size);
         assert_eq!(
             weight.len(),
             out_channels * in_channels * area,
             "(out, in, size, size)"
         );
-        let weights = Packed::from_fn(area * in_channels, out_channels, |k, out| {
+        let at = |k: usize, out: usize| {
             let (tap, channel) = (k / in_channels, k % in_channels);
             weight[(out * in_channels + channel) * area + tap]
-        });
+        };
+        let weights = LayerWeights::from_fn(precision, (area, in_channels), out_channels, at);
         Self {
             weights,
             bias,
@@ -104,19 +121,23 @@ impl Kernel {
         let (out_height, out_width) = (outputs(stretched.0), outputs(stretched.1));
         let shape = (batch, out_height, out_width, self.out_channels());
         let mut out = self.start(shape, add)?;
-        let zeros = vec![0.; channels];
-        let input = values(input)?;
-        let taps = Taps {
-            input: &input,
-            zeros: &zeros,
+        let lie = Lie {
             place,
             size: self.size,
-            channels,
             source: (height, width),
             stretched,
             out: (out_height, out_width),
         };
-        add_product(&taps, &self.weights, &mut out);
+        let input = values(input)?;
+        match &self.weights {
+            LayerWeights::F32(weights) => {
+                add_product(&Taps::new(&input, channels, lie), weights, &mut out);
+            }
+            LayerWeights::Bf16(weights) => {
+                let pairs = round_all(&input);
+                add_product(&Taps::new(&pairs, channels / 2, lie), weights, &mut out);
+            }
+        }
         Tensor::from_vec(out, shape, &candle_core::Device::Cpu)
     }
 
@@ -152,19 +173,37 @@ impl Kernel {
     }
 }
 
-/// The input rows of a convolution, tap by tap.
-struct Taps<'a> {
-    input: &'a [f32],
-    zeros: &'a [f32],
+/// How the outputs of a convolution lie over its input.
+struct Lie {
     place: Placement,
     size: usize,
-    channels: usize,
     source: (usize, usize),
     stretched: (usize, usize),
     out: (usize, usize),
 }
 
-impl Taps<'_> {
+/// The input rows of a convolution, tap by tap.
+struct Taps<'a, E> {
+    input: &'a [E],
+    zeros: Vec<E>,
+    /// Elements of one pixel.
+    depth: usize,
+    lie: Lie,
+}
+
+impl<'a, E: Element> Taps<'a, E> {
+    fn new(input: &'a [E], depth: usize, lie: Lie) -> Self {
+        let zeros = vec![E::default(); depth];
+        Self {
+            input,
+            zeros,
+            depth,
+            lie,
+        }
+    }
+}
+
+impl Lie {
     /// The source pixel under output `position` at kernel offset `tap`, along one axis.
     fn source(
         &self,
@@ -184,26 +223,27 @@ impl Taps<'_> {
     }
 }
 
-impl Rows for Taps<'_> {
+impl<E: Element> Rows<E> for Taps<'_, E> {
     fn taps(&self) -> usize {
-        self.size * self.size
+        self.lie.size * self.lie.size
     }
 
     fn depth(&self) -> usize {
-        self.channels
+        self.depth
     }
 
-    fn row(&self, row: usize, tap: usize) -> &[f32] {
-        let (x, rest) = (row % self.out.1, row / self.out.1);
-        let (y, sample) = (rest % self.out.0, rest / self.out.0);
-        let from_y = self.source(y, tap / self.size, self.stretched.0, self.source.0);
-        let from_x = self.source(x, tap % self.size, self.stretched.1, self.source.1);
+    fn row(&self, row: usize, tap: usize) -> &[E] {
+        let lie = &self.lie;
+        let (x, rest) = (row % lie.out.1, row / lie.out.1);
+        let (y, sample) = (rest % lie.out.0, rest / lie.out.0);
+        let from_y = lie.source(y, tap / lie.size, lie.stretched.0, lie.source.0);
+        let from_x = lie.source(x, tap % lie.size, lie.stretched.1, lie.source.1);
         match (from_y, from_x) {
             (Some(y), Some(x)) => {
-                let pixel = (sample * self.source.0 + y) * self.source.1 + x;
-                &self.input[pixel * self.channels..][..self.channels]
+                let pixel = (sample * lie.source.0 + y) * lie.source.1 + x;
+                &self.input[pixel * self.depth..][..self.depth]
             }
-            _ => self.zeros,
+            _ => &self.zeros,
         }
     }
 }

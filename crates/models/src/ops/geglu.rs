@@ -1,10 +1,14 @@
 //! GEGLU (Shazeer 2020) for inference: `value · GELU(gate)`, exact GELU.
 
 use candle_core::{D, Result, Tensor, bail};
+use rayon::prelude::*;
 
 use super::pointwise::gelu;
 use super::simd::vectorized;
 use super::values::values;
+
+/// Outputs of one task: about ten microseconds.
+const TASK_LEN: usize = 1 << 14;
 
 /// `(…, 2 · width)`, values first and gates second as diffusers lays them out, to `(…, width)`.
 ///
@@ -17,7 +21,10 @@ pub fn geglu(input: &Tensor) -> Result<Tensor> {
     }
     let from = values(input)?;
     let mut out = vec![0.; from.len() / 2];
-    geglu_rows(&from, both / 2, &mut out);
+    let rows = (TASK_LEN / both.max(1)).max(1);
+    out.par_chunks_mut((rows * both / 2).max(1))
+        .zip(from.par_chunks((rows * both).max(1)))
+        .for_each(|(out, from)| geglu_rows(from, both / 2, out));
     let mut shape = input.dims().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = both / 2;

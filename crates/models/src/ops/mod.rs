@@ -21,6 +21,7 @@ pub mod geglu;
 pub mod group_norm;
 pub mod packed_attention;
 pub(crate) mod pointwise;
+pub mod precision;
 pub mod product;
 pub mod simd;
 pub(crate) mod values;

@@ -8,7 +8,7 @@
 
 use rayon::prelude::*;
 
-use super::simd::{LANES, TILE_ROWS, Tile};
+use super::simd::{Element, LANES, TILE_ROWS, Tile};
 
 /// Rows of one block: enough to use a panel of weights well while it is in cache.
 const BLOCK_ROWS: usize = 64;
@@ -18,34 +18,28 @@ const BLOCK_DEPTH: usize = 1024;
 const PARALLEL_FROM: usize = 1 << 20;
 
 /// Weights `(depth, width)` in panels of 32 columns (the last of 16 when that is enough), zero-filled.
+///
+/// An element is a number, or a [`Pair`] of them: then `depth` counts pairs.
 #[derive(Clone)]
-pub struct Packed {
-    data: Vec<f32>,
+pub struct Packed<E = f32> {
+    data: Vec<E>,
     depth: usize,
     width: usize,
 }
 
-impl Packed {
-    /// Packs the values that `at(k, column)` gives for `k < depth`, `column < width`.
-    pub fn from_fn(depth: usize, width: usize, at: impl Fn(usize, usize) -> f32) -> Self {
+impl<E: Element> Packed<E> {
+    /// Packs the elements that `at(k, column)` gives for `k < depth`, `column < width`.
+    pub fn from_fn(depth: usize, width: usize, at: impl Fn(usize, usize) -> E) -> Self {
         let mut data = Vec::with_capacity(depth * width.next_multiple_of(LANES));
         for (first, panel_width) in panels(width) {
             for k in 0..depth {
                 data.extend(
-                    (first..first + panel_width).map(|c| if c < width { at(k, c) } else { 0. }),
+                    (first..first + panel_width)
+                        .map(|c| if c < width { at(k, c) } else { E::default() }),
                 );
             }
         }
         Self { data, depth, width }
-    }
-
-    /// Packs a linear layer's weight, `(width, depth)` row-major as PyTorch stores it.
-    ///
-    /// # Panics
-    /// When `weight` is not `width · depth` long.
-    pub fn from_out_in(weight: &[f32], width: usize, depth: usize) -> Self {
-        assert_eq!(weight.len(), width * depth, "a weight of (width, depth)");
-        Self::from_fn(depth, width, |k, column| weight[column * depth + k])
     }
 
     /// The inner dimension.
@@ -59,7 +53,7 @@ impl Packed {
     }
 
     /// Panels as (first column, width in memory, values).
-    fn panels(&self) -> impl Iterator<Item = (usize, usize, &[f32])> {
+    fn panels(&self) -> impl Iterator<Item = (usize, usize, &[E])> {
         panels(self.width).map(|(first, panel_width)| {
             let start = first * self.depth;
             (
@@ -68,6 +62,17 @@ impl Packed {
                 &self.data[start..start + self.depth * panel_width],
             )
         })
+    }
+}
+
+impl Packed {
+    /// Packs a linear layer's weight, `(width, depth)` row-major as PyTorch stores it.
+    ///
+    /// # Panics
+    /// When `weight` is not `width · depth` long.
+    pub fn from_out_in(weight: &[f32], width: usize, depth: usize) -> Self {
+        assert_eq!(weight.len(), width * depth, "a weight of (width, depth)");
+        Self::from_fn(depth, width, |k, column| weight[column * depth + k])
     }
 }
 
@@ -80,19 +85,19 @@ fn panels(width: usize) -> impl Iterator<Item = (usize, usize)> {
 
 /// The left side of a product: each output row is a sum over taps of an input row times that tap's
 /// weights. A linear layer has one tap, a 3×3 convolution nine.
-pub trait Rows: Sync {
+pub trait Rows<E>: Sync {
     /// Taps per output row.
     fn taps(&self) -> usize;
-    /// Input values per tap.
+    /// Input elements per tap.
     fn depth(&self) -> usize;
     /// The input of output row `row` at `tap`, at least `depth` long.
-    fn row(&self, row: usize, tap: usize) -> &[f32];
+    fn row(&self, row: usize, tap: usize) -> &[E];
 }
 
 /// Rows of a row-major matrix: `depth` values from `offset` on, every `stride`.
-pub struct Matrix<'a> {
+pub struct Matrix<'a, E = f32> {
     /// The values.
-    pub values: &'a [f32],
+    pub values: &'a [E],
     /// Distance from row to row.
     pub stride: usize,
     /// First column.
@@ -101,9 +106,9 @@ pub struct Matrix<'a> {
     pub depth: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, E> Matrix<'a, E> {
     /// All of a contiguous matrix with `depth` columns.
-    pub fn whole(values: &'a [f32], depth: usize) -> Self {
+    pub fn whole(values: &'a [E], depth: usize) -> Self {
         Self {
             values,
             stride: depth,
@@ -113,14 +118,14 @@ impl<'a> Matrix<'a> {
     }
 }
 
-impl Rows for Matrix<'_> {
+impl<E: Element> Rows<E> for Matrix<'_, E> {
     fn taps(&self) -> usize {
         1
     }
     fn depth(&self) -> usize {
         self.depth
     }
-    fn row(&self, row: usize, _tap: usize) -> &[f32] {
+    fn row(&self, row: usize, _tap: usize) -> &[E] {
         let start = row * self.stride + self.offset;
         &self.values[start..start + self.depth]
     }
@@ -131,7 +136,7 @@ impl Rows for Matrix<'_> {
 ///
 /// # Panics
 /// When the measures of `rows`, `weights` and `out` disagree.
-pub fn add_product(rows: &impl Rows, weights: &Packed, out: &mut [f32]) {
+pub fn add_product<E: Element>(rows: &impl Rows<E>, weights: &Packed<E>, out: &mut [f32]) {
     assert_eq!(rows.taps() * rows.depth(), weights.depth, "inner dimension");
     assert_eq!(out.len() % weights.width, 0, "whole rows");
     let row_count = out.len() / weights.width;
@@ -150,12 +155,17 @@ pub fn add_product(rows: &impl Rows, weights: &Packed, out: &mut [f32]) {
         .for_each(|(block, out)| add_block(rows, weights, block * block_rows, out));
 }
 
-fn add_block(rows: &impl Rows, weights: &Packed, first_row: usize, out: &mut [f32]) {
+fn add_block<E: Element>(
+    rows: &impl Rows<E>,
+    weights: &Packed<E>,
+    first_row: usize,
+    out: &mut [f32],
+) {
     let (taps, depth, width) = (rows.taps(), rows.depth(), weights.width);
     let row_count = out.len() / width;
     let taps_at_once = (BLOCK_DEPTH / depth.max(1)).clamp(1, taps);
     // Input rows, grouped as the tiles want them: by tap group, then tile, then tap.
-    let mut inputs: Vec<&[f32]> = Vec::with_capacity(taps * row_count);
+    let mut inputs: Vec<&[E]> = Vec::with_capacity(taps * row_count);
     for first_tap in (0..taps).step_by(taps_at_once) {
         for tile in (0..row_count).step_by(TILE_ROWS) {
             for tap in first_tap..(first_tap + taps_at_once).min(taps) {

@@ -104,6 +104,14 @@ impl Config {
         self
     }
 
+    /// As diffusers' `StableDiffusionInpaintPipeline` changes PNDM: a way that begins midway would begin
+    /// inside of a Runge-Kutta step.
+    #[must_use]
+    pub fn without_runge_kutta(mut self) -> Self {
+        self.fields.set("skip_prk_steps", true);
+        self
+    }
+
     /// The checkpoint's own sampler, or the one called `kind` on the fields that it knows of the
     /// checkpoint's. DPM-Solver++ by name has Karras' noise levels.
     ///

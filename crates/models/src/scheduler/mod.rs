@@ -71,6 +71,16 @@ pub enum Error {
     Config(#[from] crate::config::Error),
 }
 
+impl Error {
+    /// The sentence without the path of any file: what a caller may read.
+    pub fn without_file(&self) -> String {
+        match self {
+            Self::Config(error) => error.without_file(),
+            _ => self.to_string(),
+        }
+    }
+}
+
 /// A way from noise to a picture.
 pub trait Scheduler: Send + Sync {
     /// The name on the command line, such as `ddim`.

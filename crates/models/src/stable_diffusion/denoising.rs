@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::scheduler::Trajectory;
+use super::denoiser::Context;
+use super::guidance::Guidance;
+use super::original::Surroundings;
+use crate::scheduler::{Level, Trajectory};
 use crate::torch_rng::TorchRng;
-use crate::unet::Context;
 
 /// A finished picture, 8 bits per channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,12 @@ pub struct Picture {
     pub rgb: Vec<u8>,
 }
 
+/// Latents without noise.
+const CLEAN: Level = Level {
+    signal: 1.,
+    noise: 0.,
+};
+
 /// A picture in the making.
 pub struct Denoising {
     /// `(channels, height, width)`, row-major.
@@ -24,9 +32,10 @@ pub struct Denoising {
     pub(super) shape: [usize; 3],
     pub(super) trajectory: Trajectory,
     pub(super) rng: TorchRng,
-    pub(super) guidance: f32,
+    pub(super) guidance: Guidance,
     pub(super) text: Arc<Context>,
     pub(super) negative: Option<Arc<Context>>,
+    pub(super) surroundings: Surroundings,
     pub(super) done: usize,
     /// What the caller should know, such as a prompt that was cut.
     pub warnings: Vec<String>,
@@ -53,14 +62,15 @@ impl Denoising {
         let mut output = rows.next().unwrap_or_default();
         if self.negative.is_some() {
             let text = rows.next().unwrap_or_default();
-            let guidance = self.guidance;
-            output
-                .iter_mut()
-                .zip(text)
-                .for_each(|(o, t)| *o += guidance * (t - *o));
+            self.guidance.apply(&mut output, &text);
         }
         self.trajectory
             .advance(&output, &mut self.latents, &mut self.rng);
         self.done += 1;
+        let level = match self.is_done() {
+            true => CLEAN,
+            false => self.trajectory.level(),
+        };
+        self.surroundings.restore(level, &mut self.latents);
     }
 }

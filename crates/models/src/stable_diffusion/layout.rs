@@ -5,33 +5,83 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::Pipeline;
+use super::denoiser::Denoiser;
+use super::joint_parts::check_joint;
 use crate::config::{self, Fields, LoadError};
-use crate::lora::{LoraFile, Part};
+use crate::lora::{self, LoraFile};
+use crate::ops::precision::Precision;
 use crate::weights::{self, Weights, checkpoint_sha256, hex};
+
+/// What a pipeline is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    /// Stable Diffusion 1 and 2.
+    Sd,
+    /// Stable Diffusion XL.
+    Xl,
+    /// Stable Diffusion 3 and 3.5.
+    Sd3,
+    /// FLUX.1.
+    Flux,
+}
 
 /// What `model_index.json` says.
 pub(super) struct Index {
-    is_xl: bool,
+    pub(super) family: Family,
+    parts: Vec<Part>,
     /// Whether an empty negative prompt stands for states of zeros.
     pub(super) zeros_for_empty_prompt: bool,
 }
 
 type Classes = &'static [&'static str];
+/// A folder, and the classes of it that can be loaded.
+type Part = (&'static str, Classes);
 
 const TOKENIZERS: Classes = &["CLIPTokenizer", "CLIPTokenizerFast"];
-/// The parts of Stable Diffusion 1 and 2, and the classes that can be loaded.
-const PARTS: [(&str, Classes); 4] = [
+const T5_TOKENIZERS: Classes = &["T5TokenizerFast", "T5Tokenizer"];
+const PROJECTING: Classes = &["CLIPTextModelWithProjection"];
+const VAE: Part = ("vae", &["AutoencoderKL"]);
+/// The parts of Stable Diffusion 1 and 2.
+const PARTS: [Part; 4] = [
     ("text_encoder", &["CLIPTextModel"]),
     ("tokenizer", TOKENIZERS),
     ("unet", &["UNet2DConditionModel"]),
-    ("vae", &["AutoencoderKL"]),
+    VAE,
 ];
 /// The parts that Stable Diffusion XL has beside these.
-const XL_PARTS: [(&str, Classes); 2] = [
-    ("text_encoder_2", &["CLIPTextModelWithProjection"]),
+const XL_PARTS: [Part; 2] = [("text_encoder_2", PROJECTING), ("tokenizer_2", TOKENIZERS)];
+const SD3_PARTS: [Part; 6] = [
+    ("text_encoder", PROJECTING),
+    ("tokenizer", TOKENIZERS),
+    ("text_encoder_2", PROJECTING),
     ("tokenizer_2", TOKENIZERS),
+    ("transformer", &["SD3Transformer2DModel"]),
+    VAE,
 ];
-const PIPELINES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionXLPipeline"];
+/// What a checkpoint of Stable Diffusion 3 may do without.
+const SD3_LONG_PARTS: [Part; 2] = [
+    ("text_encoder_3", &["T5EncoderModel"]),
+    ("tokenizer_3", T5_TOKENIZERS),
+];
+const FLUX_PARTS: [Part; 6] = [
+    ("text_encoder", &["CLIPTextModel"]),
+    ("tokenizer", TOKENIZERS),
+    ("text_encoder_2", &["T5EncoderModel"]),
+    ("tokenizer_2", T5_TOKENIZERS),
+    ("transformer", &["FluxTransformer2DModel"]),
+    VAE,
+];
+/// Classes of `model_index.json`; whether a checkpoint repaints is told by its UNet, not by them.
+const PIPELINES: [(&str, Family); 8] = [
+    ("StableDiffusionPipeline", Family::Sd),
+    ("StableDiffusionImg2ImgPipeline", Family::Sd),
+    ("StableDiffusionInpaintPipeline", Family::Sd),
+    ("StableDiffusionXLPipeline", Family::Xl),
+    ("StableDiffusionXLImg2ImgPipeline", Family::Xl),
+    ("StableDiffusionXLInpaintPipeline", Family::Xl),
+    ("StableDiffusion3Pipeline", Family::Sd3),
+    ("FluxPipeline", Family::Flux),
+];
 
 impl Index {
     /// Reads `model_index.json` in `folder` and refuses what is not served.
@@ -40,20 +90,21 @@ impl Index {
         // The refiner: it goes on from a picture, and is told how fine that is.
         fields.only("requires_aesthetics_score", false)?;
         let class: String = fields.require("_class_name")?;
-        if !PIPELINES.contains(&class.as_str()) {
-            let known = PIPELINES.join(", ");
+        let Some((_, family)) = PIPELINES.iter().find(|(name, _)| *name == class) else {
+            let known = PIPELINES.map(|(name, _)| name).join(", ");
             return Err(fields
                 .unsupported("_class_name", &class.into(), &known)
                 .into());
-        }
+        };
         let mut index = Self {
-            is_xl: class == PIPELINES[1],
+            family: *family,
+            parts: family_parts(&mut fields, *family)?,
             zeros_for_empty_prompt: false,
         };
         for (part, classes) in index.parts() {
             check_part(&mut fields, folder, part, classes)?;
         }
-        if index.is_xl {
+        if index.family == Family::Xl {
             index.zeros_for_empty_prompt = fields.take_or("force_zeros_for_empty_prompt", true)?;
             fields.ignore(&["add_watermarker"]);
         }
@@ -64,8 +115,7 @@ impl Index {
                 .unsupported("image_encoder", &class.into(), "none")
                 .into());
         }
-        // Read from its own file, which has the class too. A safety checker is not run, and the
-        // service's replies say that nothing was checked.
+        // Read from its own file, which has the class too. A safety checker is run by the service.
         fields.ignore(&[
             "scheduler",
             "safety_checker",
@@ -76,18 +126,47 @@ impl Index {
         Ok(index)
     }
 
-    fn parts(&self) -> impl Iterator<Item = (&'static str, Classes)> + use<> {
-        let more = if self.is_xl { XL_PARTS.len() } else { 0 };
-        PARTS.into_iter().chain(XL_PARTS.into_iter().take(more))
+    fn parts(&self) -> impl Iterator<Item = Part> {
+        self.parts.iter().copied()
     }
 
-    /// The text encoders, as adapters know them and as their folders end.
-    pub(super) fn text_encoders(&self) -> impl Iterator<Item = (Part, &'static str)> + use<> {
-        let count = if self.is_xl { 2 } else { 1 };
-        [(Part::Text, ""), (Part::Text2, "_2")]
+    /// CLIP's text encoders, as adapters know them and as their folders end.
+    pub(super) fn text_encoders(&self) -> impl Iterator<Item = (lora::Part, &'static str)> + use<> {
+        let count = match self.family {
+            Family::Sd | Family::Flux => 1,
+            Family::Xl | Family::Sd3 => 2,
+        };
+        [(lora::Part::Text, ""), (lora::Part::Text2, "_2")]
             .into_iter()
             .take(count)
     }
+
+    /// How the folders of T5 end, if the checkpoint has one.
+    pub(super) fn t5_end(&self) -> Option<&'static str> {
+        let (part, _) = self
+            .parts()
+            .find(|(_, classes)| classes.contains(&"T5EncoderModel"))?;
+        part.strip_prefix("text_encoder")
+    }
+}
+
+/// The parts that a checkpoint of `family` has; those that it does without are taken out of `fields`.
+fn family_parts(fields: &mut Fields, family: Family) -> Result<Vec<Part>, LoadError> {
+    Ok(match family {
+        Family::Sd => PARTS.to_vec(),
+        Family::Xl => [PARTS.as_slice(), &XL_PARTS].concat(),
+        Family::Flux => FLUX_PARTS.to_vec(),
+        Family::Sd3 => {
+            let (encoder, _) = SD3_LONG_PARTS[0];
+            let stated: Option<(Option<String>, Option<String>)> = fields.clone().take(encoder)?;
+            if let Some((_, Some(_))) = stated {
+                [SD3_PARTS.as_slice(), &SD3_LONG_PARTS].concat()
+            } else {
+                fields.ignore(&SD3_LONG_PARTS.map(|(part, _)| part));
+                SD3_PARTS.to_vec()
+            }
+        }
+    })
 }
 
 /// Looks at the class of one part and whether it is there.
@@ -118,14 +197,16 @@ fn checkpoint_files(folder: &Path, index: &Index) -> Result<Vec<PathBuf>, LoadEr
     Ok(files)
 }
 
-/// SHA-256 over a checkpoint's files, and over its adapters where it has any.
+/// SHA-256 over a checkpoint's files, and over its adapters where it has any, and over the name of its
+/// precision where that is not f32: what makes other pictures is another model.
 pub(super) fn sha256(
     folder: &Path,
     index: &Index,
     loras: &[LoraFile],
+    precision: Precision,
 ) -> Result<String, LoadError> {
     let plain = checkpoint_sha256(folder, &checkpoint_files(folder, index)?)?;
-    if loras.is_empty() {
+    if loras.is_empty() && precision == Precision::F32 {
         return Ok(plain);
     }
     let mut whole = Sha256::new();
@@ -135,12 +216,15 @@ pub(super) fn sha256(
         let of_file = checkpoint_sha256(file, std::slice::from_ref(file))?;
         whole.update(format!("{of_file}  {scale}\n"));
     }
+    if precision != Precision::F32 {
+        whole.update(format!("{}\n", precision.name()));
+    }
     Ok(hex(&whole.finalize()))
 }
 
 /// Numbers in the weights of all parts.
 pub(super) fn count_parameters(folder: &Path, index: &Index) -> Result<u64, LoadError> {
-    let count = |(part, _): (&str, Classes)| {
+    let count = |(part, _): Part| {
         let stems = ["model", "diffusion_pytorch_model"];
         Ok(Weights::open_in(&folder.join(part), &stems)?.parameter_count())
     };
@@ -165,29 +249,35 @@ pub(super) fn check_parts(
             reason,
         }))
     };
-    let (unet, vae) = (pipeline.unet.config(), pipeline.vae.config());
+    let Denoiser::Unet(unet) = &pipeline.denoiser else {
+        check_joint(pipeline, folder, bad)?;
+        return check_texts(pipeline, index, bad);
+    };
+    let (unet, vae) = (unet.config(), pipeline.vae.config());
     let width = pipeline.text_width();
     if unet.cross_attention_dim != width {
         let (wanted, encoder) = (unet.cross_attention_dim, "the text encoder gives");
         let reason = format!("is {wanted}, {encoder} {width}");
         return bad("unet", "cross_attention_dim", reason);
     }
-    for (field, channels) in [
-        ("in_channels", unet.in_channels),
-        ("out_channels", unet.out_channels),
+    let latents = vae.latent_channels;
+    // An inpainting UNet also sees the mask and the latents of what is kept.
+    for (field, channels, fits) in [
+        ("in_channels", unet.in_channels, [latents, 2 * latents + 1]),
+        ("out_channels", unet.out_channels, [latents; 2]),
     ] {
-        if channels != vae.latent_channels {
-            let reason = format!("is {channels}, the autoencoder has {}", vae.latent_channels);
+        if !fits.contains(&channels) {
+            let reason = format!("is {channels}, the autoencoder has {latents}");
             return bad("unet", field, reason);
         }
     }
     let pooled = pipeline.texts.last().and_then(|t| t.model.projected_dim());
     match unet.addition {
-        None if index.is_xl => {
+        None if index.family == Family::Xl => {
             let reason = "is missing, which Stable Diffusion XL needs";
             return bad("unet", "addition_embed_type", reason.to_owned());
         }
-        Some(_) if !index.is_xl => {
+        Some(_) if index.family != Family::Xl => {
             let reason = "is for Stable Diffusion XL, and the pipeline is another";
             return bad("unet", "addition_embed_type", reason.to_owned());
         }

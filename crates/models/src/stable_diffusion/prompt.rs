@@ -1,17 +1,18 @@
-//! Prompts as the UNet wants them.
+//! Prompts as a UNet wants them, and where those of the transformers go.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use super::denoiser::{Context, Denoiser};
 use super::{Error, Pipeline, PromptSyntax, Request};
 use crate::clip_text::{ClipText, TextStates};
 use crate::clip_tokenizer::ClipTokenizer;
 use crate::config::LoadError;
 use crate::ops::values::values;
 use crate::prompt_weighting::{self as weighting, Chunk};
-use crate::unet::{Addition, Context};
+use crate::unet::Addition;
 use crate::weights::Adapters;
 
 /// A text encoder with its tokenizer.
@@ -20,12 +21,12 @@ pub(super) struct TextEncoder {
     pub(super) model: ClipText,
 }
 
-/// What the UNet is told of a prompt.
-struct States {
-    /// `(tokens, width)`, row-major, the states of all encoders side by side.
-    rows: Vec<f32>,
-    /// The last encoder's, of the first chunk.
-    pooled: Vec<f32>,
+/// What the denoiser is told of a prompt.
+pub(super) struct States {
+    /// `(tokens, width)`, row-major: for a UNet the states of all encoders side by side.
+    pub(super) rows: Vec<f32>,
+    /// For a UNet the last encoder's, of the first chunk.
+    pub(super) pooled: Vec<f32>,
 }
 
 impl TextEncoder {
@@ -70,34 +71,35 @@ impl TextEncoder {
         Ok(vec![Chunk { tokens, weights }])
     }
 
-    fn encode(&self, chunk: &Chunk) -> Result<TextStates, Error> {
+    pub(super) fn encode(&self, chunk: &Chunk, clip_skip: usize) -> Result<TextStates, Error> {
         let ids = self.tokenizer.framed(&chunk.tokens, self.prompt_length());
-        Ok(self.model.encode(&ids)?)
+        Ok(self.model.encode_skipping(&ids, clip_skip)?)
     }
 }
 
 impl Pipeline {
-    /// Text states of a prompt, laid out for the UNet, with what else `request` says to it.
+    /// Text states of the prompt, laid out for the denoiser, with what else `request` says to it.
     pub(super) fn context(
         &self,
-        prompt: &str,
         request: &Request,
         warnings: &mut Vec<String>,
     ) -> Result<Arc<Context>, Error> {
-        let states = self.encode(prompt, request.syntax, warnings)?;
+        let how = (request.syntax, request.clip_skip);
+        let states = self.encode(&request.prompt, how, warnings)?;
         self.prepare(states, request)
     }
 
-    /// The same for the negative prompt.
+    /// The same for the negative prompt, of which diffusers skips no layers.
     pub(super) fn negative_context(
         &self,
         request: &Request,
         warnings: &mut Vec<String>,
     ) -> Result<Arc<Context>, Error> {
         if !(self.zeros_for_empty_prompt && request.negative_prompt.is_empty()) {
-            return self.context(&request.negative_prompt, request, warnings);
+            let states = self.encode(&request.negative_prompt, (request.syntax, 0), warnings)?;
+            return self.prepare(states, request);
         }
-        let pooled = self.unet.config().addition.map_or(0, |a| a.pooled_dim);
+        let pooled = self.denoiser.addition().map_or(0, |a| a.pooled_dim);
         let states = States {
             rows: vec![0.; self.texts[0].prompt_length() * self.text_width()],
             pooled: vec![0.; pooled],
@@ -105,17 +107,21 @@ impl Pipeline {
         self.prepare(states, request)
     }
 
-    /// Width of the states of all encoders side by side.
+    /// Width of the states of CLIP's encoders side by side.
     pub(super) fn text_width(&self) -> usize {
         self.texts.iter().map(TextEncoder::width).sum()
     }
 
     fn prepare(&self, states: States, request: &Request) -> Result<Arc<Context>, Error> {
-        let width = self.text_width();
+        let width = self.denoiser.text_dim();
         let tokens = states.rows.len() / width;
         let rows = Tensor::from_vec(states.rows, (tokens, width), &Device::Cpu)?;
-        if self.unet.config().addition.is_none() {
-            return Ok(Arc::new(self.unet.context(&rows)?));
+        let unet = match &self.denoiser {
+            Denoiser::Unet(unet) => unet,
+            joint => return joint.joint_context(&rows, &states.pooled, request),
+        };
+        if unet.config().addition.is_none() {
+            return Ok(Arc::new(Context::Unet(unet.context(&rows)?)));
         }
         let (height, width) = (request.height_px as f32, request.width_px as f32);
         // As diffusers' defaults: an original of the size that is wanted, not cropped.
@@ -123,15 +129,19 @@ impl Pipeline {
             pooled: &states.pooled,
             sizes: [height, width, 0., 0., height, width],
         };
-        Ok(Arc::new(self.unet.context_with(&rows, &addition)?))
+        let context = unet.context_with(&rows, &addition)?;
+        Ok(Arc::new(Context::Unet(context)))
     }
 
     fn encode(
         &self,
         prompt: &str,
-        syntax: PromptSyntax,
+        (syntax, clip_skip): (PromptSyntax, usize),
         warnings: &mut Vec<String>,
     ) -> Result<States, Error> {
+        if let Some(states) = self.joint_states(prompt, warnings)? {
+            return Ok(states);
+        }
         let mut chunks = Vec::new();
         for (i, text) in self.texts.iter().enumerate() {
             // What both cut off is said once.
@@ -144,7 +154,7 @@ impl Pipeline {
         let (mut columns, mut pooled) = (Vec::new(), Vec::new());
         for (text, mut chunks) in self.texts.iter().zip(chunks) {
             chunks.resize(count, Chunk::default());
-            let (rows, first) = self.rows(text, &chunks)?;
+            let (rows, first) = self.rows(text, &chunks, clip_skip)?;
             columns.push((rows, text.width()));
             pooled = first;
         }
@@ -153,11 +163,16 @@ impl Pipeline {
     }
 
     /// The states of one encoder, weighted, and the pooled state of the first chunk.
-    fn rows(&self, text: &TextEncoder, chunks: &[Chunk]) -> Result<(Vec<f32>, Vec<f32>), Error> {
+    fn rows(
+        &self,
+        text: &TextEncoder,
+        chunks: &[Chunk],
+        clip_skip: usize,
+    ) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let (mut states, mut pooled) = (Vec::new(), Vec::new());
         for (i, chunk) in chunks.iter().enumerate() {
-            let encoded = text.encode(chunk)?;
-            let hidden = match self.unet.config().addition {
+            let encoded = text.encode(chunk, clip_skip)?;
+            let hidden = match self.denoiser.addition() {
                 Some(_) => &encoded.penultimate,
                 None => &encoded.hidden,
             };
@@ -176,7 +191,7 @@ impl Pipeline {
 }
 
 /// Matrices of as many rows, each with its width, as one.
-fn side_by_side(mut columns: Vec<(Vec<f32>, usize)>) -> Vec<f32> {
+pub(super) fn side_by_side(mut columns: Vec<(Vec<f32>, usize)>) -> Vec<f32> {
     if columns.len() == 1 {
         return columns.pop().map(|(rows, _)| rows).unwrap_or_default();
     }

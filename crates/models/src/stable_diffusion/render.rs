@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::denoiser::Context;
 use super::error::invalid;
+use super::guidance::Guidance;
+use super::original::Beginning;
 use super::{Denoising, Error, Picture, Pipeline, Request};
 use crate::ops::values::values;
 use crate::scheduler::{self, Kind, Trajectory, Way};
 use crate::torch_rng::TorchRng;
-use crate::unet::Context;
 
 impl Pipeline {
-    /// Starts a picture: encodes its prompts and draws its noise.
+    /// Starts a picture: encodes its prompts and what it goes on from, and draws its noise.
     ///
     /// # Errors
     /// [`Error::Invalid`], and what the encoder gives.
@@ -21,28 +23,28 @@ impl Pipeline {
         self.check(request)?;
         let trajectory = self.start(request)?;
         let mut warnings = Vec::new();
-        let text = self.context(&request.prompt, request, &mut warnings)?;
-        let guided = request.guidance > 1.;
+        self.warn(request, &mut warnings);
+        let text = self.context(request, &mut warnings)?;
+        let guided = request.guidance > 1. && self.denoiser.takes_negative();
         let negative = guided.then(|| self.negative_context(request, &mut warnings));
-        let scale = self.scale_px();
-        let shape = [
-            self.unet.config().in_channels,
-            request.height_px / scale,
-            request.width_px / scale,
-        ];
-        let mut rng = TorchRng::new(request.seed);
-        let mut latents = rng.randn(shape.iter().product());
-        let initial = trajectory.initial_scale();
-        latents.iter_mut().for_each(|v| *v *= initial);
         let negative = negative.transpose()?;
+        let mut rng = TorchRng::new(request.seed);
+        let Beginning {
+            latents,
+            surroundings,
+        } = self.beginning(request, &trajectory, &mut rng)?;
         Ok(Denoising {
             latents,
-            shape,
+            shape: self.latent_shape(request),
             trajectory,
             rng,
-            guidance: request.guidance,
+            guidance: Guidance {
+                scale: request.guidance,
+                rescale: request.guidance_rescale,
+            },
             text,
             negative,
+            surroundings,
             done: 0,
             warnings,
         })
@@ -95,17 +97,37 @@ impl Pipeline {
         &self,
         kind: Option<Kind>,
     ) -> Result<Box<dyn scheduler::Scheduler>, Error> {
-        self.scheduler.build(kind).map_err(|error| match error {
-            // Who asks may be on another machine, and has no use for the path on this one.
-            scheduler::Error::Config(error) => invalid("scheduler", error.in_model()),
-            error => invalid("scheduler", error.to_string()),
-        })
+        build(self.scheduler.clone(), kind)
     }
 
     pub(super) fn start(&self, request: &Request) -> Result<Trajectory, Error> {
-        self.scheduler(request.scheduler)?
-            .start(&Way::of(request.steps))
-            .map_err(|e| invalid("steps", e.to_string()))
+        let way = Way {
+            strength: request.original.as_ref().map_or(1., |o| o.strength),
+            ..self.way(request)
+        };
+        let repaints = request.original.as_ref().is_some_and(|o| o.mask.is_some());
+        let scheduler = match repaints && self.denoiser.addition().is_none() {
+            true => build(
+                self.scheduler.clone().without_runge_kutta(),
+                request.scheduler,
+            )?,
+            false => self.scheduler(request.scheduler)?,
+        };
+        scheduler.start(&way).map_err(|e| match e {
+            scheduler::Error::Strength { .. } => invalid("strength", e.to_string()),
+            _ => invalid("steps", e.without_file()),
+        })
+    }
+
+    /// Channels, height and width of a picture's latents.
+    pub(super) fn latent_shape(&self, request: &Request) -> [usize; 3] {
+        let scale = self.scale_px();
+        let channels = self.vae.config().latent_channels;
+        [
+            channels,
+            request.height_px / scale,
+            request.width_px / scale,
+        ]
     }
 
     /// The model's output for a group of one shape: for each picture one sample, two with guidance
@@ -118,17 +140,19 @@ impl Pipeline {
             let divisor = picture.trajectory.input_divisor();
             for context in picture.negative.iter().chain([&picture.text]) {
                 inputs.extend(picture.latents.iter().map(|v| v / divisor));
+                inputs.extend(picture.surroundings.planes());
                 timesteps.push(picture.trajectory.timestep().unwrap_or_default());
                 contexts.push(context);
             }
         }
-        let [channels, height, width] = shape;
+        let [_, height, width] = shape;
+        let channels = self.denoiser.channels();
         let inputs = Tensor::from_vec(
             inputs,
             (contexts.len(), channels, height, width),
             &Device::Cpu,
         )?;
-        Ok(self.unet.forward(&inputs, &timesteps, &contexts)?)
+        Ok(self.denoiser.forward(&inputs, &timesteps, &contexts)?)
     }
 
     fn decode(&self, picture: &Denoising) -> Result<Picture, Error> {
@@ -156,4 +180,12 @@ impl Pipeline {
             rgb,
         })
     }
+}
+
+fn build(
+    config: scheduler::Config,
+    kind: Option<Kind>,
+) -> Result<Box<dyn scheduler::Scheduler>, Error> {
+    let built = config.build(kind);
+    built.map_err(|e| invalid("scheduler", e.without_file()))
 }

@@ -9,13 +9,13 @@ use crate::ops::values::values;
 use crate::weights::Error;
 
 /// diffusers' `TimestepEmbedding`: two layers with SiLU between them.
-pub(super) struct Embedding {
+pub(crate) struct Embedding {
     first: Linear,
     second: Linear,
 }
 
 impl Embedding {
-    pub(super) fn load(at: &Source<'_>, inputs: usize, outputs: usize) -> Result<Self, Error> {
+    pub(crate) fn load(at: &Source<'_>, inputs: usize, outputs: usize) -> Result<Self, Error> {
         Ok(Self {
             first: Linear::load(&at.at("linear_1"), inputs, outputs, true)?,
             second: Linear::load(&at.at("linear_2"), outputs, outputs, true)?,
@@ -23,7 +23,7 @@ impl Embedding {
     }
 
     /// `(batch, inputs)` to `(batch, outputs)`.
-    pub(super) fn forward(&self, input: &Tensor) -> candle_core::Result<Tensor> {
+    pub(crate) fn forward(&self, input: &Tensor) -> candle_core::Result<Tensor> {
         let wide = self.first.forward(input)?;
         let mut active = values(&wide)?.to_vec();
         silu_all(&mut active);

@@ -8,7 +8,7 @@
 //! order, so a sample's result is the same bits alone and among others.
 
 mod config;
-mod embedding;
+pub(crate) mod embedding;
 mod level;
 mod transformer;
 
@@ -26,6 +26,7 @@ use crate::config::LoadError;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::packed_attention::KeysValues;
 use crate::ops::pointwise::{add_assign, silu_all};
+use crate::ops::precision::Precision;
 use crate::ops::values::values;
 use crate::weights::{self, Adapters, Weights};
 
@@ -63,18 +64,23 @@ impl Unet {
     /// # Errors
     /// [`LoadError`], naming file, field or tensor.
     pub fn load(folder: &Path) -> Result<Self, LoadError> {
-        Self::load_adapted(folder, Vec::new())
+        Self::load_adapted(folder, Vec::new(), Precision::F32)
     }
 
-    /// The same, with adapters merged into its weights, in order.
+    /// The same, with adapters merged into its weights, in order, and computing in `precision`.
     ///
     /// # Errors
     /// [`LoadError`], naming file, field or tensor.
-    pub fn load_adapted(folder: &Path, adapters: Adapters) -> Result<Self, LoadError> {
+    pub fn load_adapted(
+        folder: &Path,
+        adapters: Adapters,
+        precision: Precision,
+    ) -> Result<Self, LoadError> {
         let config = Config::read(&folder.join("config.json"))?;
         let weights =
             Weights::open_in(folder, &["diffusion_pytorch_model"])?.with_adapters(adapters);
-        let unet = Self::build(config, &Source::new(&weights))?;
+        let source = Source::new(&weights).computing_in(precision);
+        let unet = Self::build(config, &source)?;
         weights.finish(&[])?;
         Ok(unet)
     }

@@ -1,5 +1,10 @@
 //! A checkpoint against what diffusers gives for it: `fixtures/make_layouts.py` wrote both.
 
+#[path = "compare_joint.rs"]
+mod joint;
+#[path = "pictures.rs"]
+mod pictures;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -7,7 +12,8 @@ use candle_core::Tensor;
 use models::clip_text::ClipText;
 use models::clip_tokenizer::ClipTokenizer;
 use models::lora::{Lora, LoraFile, Part};
-use models::stable_diffusion::{Pipeline, PromptSyntax, Request};
+use models::ops::precision::Precision;
+use models::stable_diffusion::{Picture, Pipeline, PromptSyntax, Request};
 use models::unet::{Addition, Unet};
 use models::vae::Vae;
 use models::weights::{Adapters, Weights};
@@ -43,9 +49,16 @@ pub(crate) fn compare(folder: &Path) -> Result<Vec<Row>> {
         settings: serde_json::from_slice(&std::fs::read(folder.join("expected.json"))?)?,
     };
     let mut rows = fixture.texts("", &[])?;
-    rows.push(fixture.unet("", Vec::new())?);
+    if fixture.has("transformer_in") {
+        rows.extend(fixture.joint()?);
+    } else {
+        rows.push(fixture.unet("", Vec::new())?);
+    }
     rows.push(fixture.vae()?);
-    rows.push(fixture.picture()?);
+    if fixture.has("picture") {
+        rows.push(fixture.picture()?);
+    }
+    rows.extend(pictures::compare(folder)?);
     let adapters = fixture.settings["loras"].as_array().cloned();
     for adapter in adapters.unwrap_or_default() {
         rows.extend(fixture.adapted(&adapter)?);
@@ -122,7 +135,7 @@ impl Fixture {
     }
 
     fn unet(&self, mark: &str, adapters: Adapters) -> Result<Row> {
-        let unet = Unet::load_adapted(&self.part("unet"), adapters)?;
+        let unet = Unet::load_adapted(&self.part("unet"), adapters, Precision::F32)?;
         let (states, timesteps) = (self.tensor("unet_states")?, self.values("timesteps")?);
         let mut contexts = Vec::new();
         for i in 0..timesteps.len() {
@@ -169,15 +182,10 @@ impl Fixture {
             height_px,
             syntax: PromptSyntax::Plain,
             scheduler: None,
+            ..Request::default()
         })?;
-        let expected = numbers(&expected)?;
-        let pairs = found.rgb.iter().zip(&expected);
-        let gap = pairs.map(|(f, e)| f64::from((f32::from(*f) - e).abs()));
-        Ok(Row {
-            what: format!("picture of {width_px} × {height_px}"),
-            error: gap.fold(0., f64::max),
-            bound: PIXEL_BOUND,
-        })
+        let what = format!("picture of {width_px} × {height_px}");
+        picture_row(what, &found, &expected)
     }
 
     /// Text states and UNet with an adapter merged.
@@ -188,11 +196,30 @@ impl Fixture {
             scale: adapter["scale"].as_f64().context("a scale")? as f32,
         })?;
         let mark = format!("_{name}");
-        let mut rows = self.texts(&mark, &[&lora])?;
-        rows.push(self.unet(&mark, vec![lora.part(Part::Unet)])?);
+        let of_denoiser = vec![lora.part(Part::Unet)];
+        let rows = if self.has("transformer_in") {
+            vec![self.transformer(&mark, of_denoiser)?]
+        } else {
+            let mut rows = self.texts(&mark, &[&lora])?;
+            rows.push(self.unet(&mark, of_denoiser)?);
+            rows
+        };
         lora.finish()?;
         Ok(rows)
     }
+}
+
+/// The largest difference of any channel of any pixel.
+fn picture_row(what: String, found: &Picture, expected: &Tensor) -> Result<Row> {
+    let expected = numbers(expected)?;
+    ensure!(found.rgb.len() == expected.len(), "{what}: another size");
+    let pairs = found.rgb.iter().zip(&expected);
+    let gap = pairs.map(|(f, e)| f64::from((f32::from(*f) - e).abs()));
+    Ok(Row {
+        what,
+        error: gap.fold(0., f64::max),
+        bound: PIXEL_BOUND,
+    })
 }
 
 fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {

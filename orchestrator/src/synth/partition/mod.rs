@@ -30,10 +30,13 @@ use proto::dataset::v1::{Conversation, GateResult, Image, ItemFailure, Prompt, S
 
 use super::{
     Plan, Watcher,
-    gates::{self, Held, NOT_MADE},
+    gates::{self, Held, NOT_MADE, SAFETY},
     stages::{self, Outcomes},
 };
 use crate::suite::Suite;
+
+/// The reason of a picture that was made, flagged by the checkpoint's safety checker and withheld.
+const WITHHELD: &str = "UNSAFE_IMAGE";
 
 /// What one partition became.
 #[derive(Debug, Default)]
@@ -192,9 +195,12 @@ impl Work<'_> {
             message = failure.message,
             "an item failed"
         );
-        self.outcome
-            .tally
-            .reject(&format!("{NOT_MADE}:{}", failure.reason));
+        // The renderer's safety checker withheld the picture: the gate's word, said earlier.
+        let counted = match failure.reason.as_str() {
+            WITHHELD => SAFETY.to_owned(),
+            reason => format!("{NOT_MADE}:{reason}"),
+        };
+        self.outcome.tally.reject(&counted);
     }
 
     /// A draft that could not go on: counted as failed, and out of the others' way.

@@ -76,6 +76,7 @@ async fn pictures_come_with_progress_and_say_where_they_come_from() {
         height_px: 16,
         syntax: PromptSyntax::Plain,
         scheduler: None,
+        ..Request::default()
     };
     let expected = Pipeline::load(&fixture("tiny"), "tiny")
         .unwrap()
@@ -142,7 +143,13 @@ async fn a_bad_request_is_refused_and_the_field_is_named() {
             with(|s| s.scheduler = Scheduler::FlowEuler.into()),
         ),
         ("settings.prompt_syntax", with(|s| s.prompt_syntax = 9)),
-        ("settings.clip_skip", with(|s| s.clip_skip = 1)),
+        // The tiny encoder has two layers.
+        ("settings.clip_skip", with(|s| s.clip_skip = 2)),
+        (
+            "settings.guidance_rescale",
+            with(|s| s.guidance_rescale = f32::NAN),
+        ),
+        ("settings.eta", with(|s| s.eta = 0.5)),
         ("items", wanted(Vec::new(), 3)),
         (
             "items",

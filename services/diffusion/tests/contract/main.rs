@@ -6,6 +6,10 @@
     reason = "a test fails by panicking"
 )]
 
+mod damaged;
 mod images;
+mod originals;
+mod remote;
 mod scoring;
+mod serving;
 mod stage;

@@ -80,8 +80,9 @@ impl Stage {
     ) -> HashMap<String, Outcome> {
         let mut stream = self.ask(request).await.unwrap();
         let mut ends = HashMap::new();
-        while let Some(GenerateImagesResponse { sample_id, result }) =
-            stream.message().await.unwrap()
+        while let Some(GenerateImagesResponse {
+            sample_id, result, ..
+        }) = stream.message().await.unwrap()
         {
             match result.unwrap() {
                 Outcome::Progress(_) => {}
@@ -112,6 +113,7 @@ pub(crate) fn wanted(items: Vec<ImageItem>, step_count: u32) -> GenerateImagesRe
         items,
         settings: Some(settings),
         report_progress: true,
+        client: String::new(),
     }
 }
 
@@ -158,7 +160,7 @@ pub(crate) fn wide(folder: &Path) -> NamedFolder {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
