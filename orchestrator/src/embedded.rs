@@ -299,8 +299,11 @@ fn misconfigured(error: runtime::StartError, name: ServiceName, needs: &Needs) -
     let backend = needs.backends.get(&name).map(String::as_str);
     let is_of_input = match error {
         Options(_) => backend.is_some() || names_model(name, needs),
-        // A language model elsewhere may answer a minute later.
-        WarmUp { .. } => backend == Some("local") || names_model(name, needs),
+        // Only the language model is left to wait for there; one elsewhere may answer a minute later.
+        WarmUp { .. } if matches!(name, ServiceName::Promptgen | ServiceName::Dialogue) => {
+            backend == Some("local")
+        }
+        WarmUp { .. } => names_model(name, needs),
         _ => false,
     };
     let error = anyhow::Error::from(error);

@@ -11,13 +11,13 @@
 )]
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 
-use crate::suite::JOURNALS;
+use crate::{files, suite::JOURNALS};
 
 /// Folder of a share's journals; of the only one, the folder of all.
 pub(crate) fn folder(dataset: &Path, index: u32, count: u32) -> PathBuf {
@@ -38,8 +38,40 @@ const SHARE: &str = "shard-";
 pub(crate) fn name_others(folder: &Path, name: &str) -> Result<()> {
     let others = others(folder, name)
         .with_context(|| format!("cannot look for journals beside {}", folder.display()))?;
-    let list = folder.join(format!("{name}.beside"));
-    write(&list, &others).with_context(|| format!("cannot write {}", list.display()))
+    let list = folder.join(format!("{name}{LIST}"));
+    if !others.is_empty() {
+        return files::write(&list, (others.join("\n") + "\n").as_bytes());
+    }
+    match fs::remove_file(&list) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", list.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Ending of the name of a list of journals.
+const LIST: &str = ".beside";
+
+/// Takes away a share's folder of journals where none of them holds an answer, and the folder of all where
+/// it is empty then. Journals are opened before anything is asked: one without an answer is nothing yet.
+pub(crate) fn remove_empty(folder: &Path) {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files: Vec<fs::DirEntry> = files.collect();
+    let is_list = |file: &fs::DirEntry| file.file_name().to_string_lossy().ends_with(LIST);
+    let is_empty = |file: &fs::DirEntry| file.metadata().is_ok_and(|file| file.len() == 0);
+    if !files.iter().all(|file| is_list(file) || is_empty(file)) {
+        return;
+    }
+    for file in files {
+        // What cannot be taken away is found by the next command, and harms none.
+        let _ = fs::remove_file(file.path());
+    }
+    // Only empty folders can be removed so.
+    let _ = fs::remove_dir(folder);
+    if let Some(all) = folder.parent().filter(|all| all.ends_with(JOURNALS)) {
+        let _ = fs::remove_dir(all);
+    }
 }
 
 /// The journals of that name of other shares, seen from `folder`, in the order of their names.
@@ -52,7 +84,7 @@ fn others(folder: &Path, name: &str) -> io::Result<Vec<String>> {
     if own.is_some() {
         others.push(format!("{up}{name}"));
     }
-    for entry in std::fs::read_dir(all)? {
+    for entry in fs::read_dir(all)? {
         let share = entry?.file_name();
         if is_share(&share) && own != Some(share.as_os_str()) {
             others.push(format!("{up}{}/{name}", share.to_string_lossy()));
@@ -67,23 +99,9 @@ fn is_share(folder: &std::ffi::OsStr) -> bool {
     folder.to_str().is_some_and(|name| name.starts_with(SHARE))
 }
 
-/// Writes the list whole, or takes it away where it would be empty.
-fn write(list: &Path, others: &[String]) -> io::Result<()> {
-    if others.is_empty() {
-        return match std::fs::remove_file(list) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
-    }
-    let staged = list.with_extension("beside-new");
-    std::fs::write(&staged, others.join("\n") + "\n")?;
-    std::fs::rename(&staged, list)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[test]
     fn a_share_names_the_journals_of_the_others_and_nothing_is_copied() {
@@ -123,5 +141,24 @@ mod tests {
         );
         assert!(others.iter().all(|other| new.join(other).is_file()));
         assert_eq!(fs::read_to_string(own.join("dialogue.jsonl")).unwrap(), "b");
+    }
+
+    #[test]
+    fn journals_without_an_answer_go_with_their_folders_and_no_others() {
+        let dataset = tempfile::tempdir().unwrap();
+        let (own, other) = (folder(dataset.path(), 0, 2), folder(dataset.path(), 1, 2));
+        for folder in [&own, &other] {
+            fs::create_dir_all(folder).unwrap();
+            fs::write(folder.join("dialogue.jsonl"), "").unwrap();
+        }
+        name_others(&own, "dialogue.jsonl").unwrap();
+        remove_empty(&own);
+        assert!(!own.exists() && other.join("dialogue.jsonl").exists());
+        fs::write(other.join("promptgen.jsonl"), "an answer").unwrap();
+        remove_empty(&other);
+        assert_eq!(fs::read_dir(&other).unwrap().count(), 2);
+        fs::remove_file(other.join("promptgen.jsonl")).unwrap();
+        remove_empty(&other);
+        assert_eq!(fs::read_dir(dataset.path()).unwrap().count(), 0);
     }
 }

@@ -7,8 +7,11 @@
 //! the answer would be asked, and paid, again without a word.
 //!
 //! A file `<journal>.beside` names other journals, a path in each line, seen from the journal's folder.
-//! Their answers are found too, where they lie: they are read when the journal is opened, and neither
-//! copied nor locked nor written.
+//! Their answers are found too, where they lie: they are read when the journal is opened, and read on
+//! where it holds no answer itself, since their owners may be writing; they are neither copied nor locked
+//! nor written. Damage in one of them is an error as well.
+
+mod beside;
 
 use std::{
     collections::HashMap,
@@ -19,6 +22,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use beside::Other;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -41,7 +45,7 @@ struct Inner {
 struct State {
     file: File,
     /// Journals beside it.
-    others: Vec<File>,
+    others: Vec<Other>,
     /// Where the next line goes.
     end: u64,
     /// Where the line of an answer lies. The answers themselves stay in the file.
@@ -191,29 +195,48 @@ impl Inner {
     }
 
     fn get(&self, name: &Name) -> Result<Option<Completion>, Error> {
-        self.get_in(&self.lock(), name)
+        self.get_in(&mut self.lock(), name)
     }
 
-    fn get_in(&self, state: &State, name: &Name) -> Result<Option<Completion>, Error> {
-        let Some(place) = state.places.get(name) else {
+    fn get_in(&self, state: &mut State, name: &Name) -> Result<Option<Completion>, Error> {
+        if let Some(known) = self.known(state, name)? {
+            return Ok(Some(known));
+        }
+        state.read_others()?;
+        self.known(state, name)
+    }
+
+    fn known(&self, state: &mut State, name: &Name) -> Result<Option<Completion>, Error> {
+        let Some(&place) = state.places.get(name) else {
             return Ok(None);
         };
+        let other = place.other.and_then(|other| state.others.get(other));
+        let answer = match other {
+            Some(other) => other.answer(place, name)?,
+            None => Some(self.own(&state.file, place)?),
+        };
+        if answer.is_none() {
+            state.places.remove(name);
+        }
+        Ok(answer.map(|answer| Completion {
+            is_replayed: true,
+            ..answer
+        }))
+    }
+
+    fn own(&self, file: &File, place: Place) -> Result<Completion, Error> {
         let mut bytes = vec![0; place.length_bytes];
-        let file = place.other.and_then(|other| state.others.get(other));
-        let file = file.unwrap_or(&state.file);
         let read = file.read_exact_at(&mut bytes, place.offset);
         read.map_err(|error| self.error(&format!("cannot read an answer: {error}")))?;
         let line: Line = serde_json::from_slice(&bytes)
             .map_err(|error| self.error(&format!("an answer is damaged: {error}")))?;
-        let mut answer = line.answer;
-        answer.is_replayed = true;
-        Ok(Some(answer))
+        Ok(line.answer)
     }
 
     fn keep(&self, key: &str, answer: Completion) -> Result<Completion, Error> {
         let name = name(key, &answer.request_sha256);
         let mut state = self.lock();
-        if let Some(earlier) = self.get_in(&state, &name)? {
+        if let Some(earlier) = self.get_in(&mut state, &name)? {
             return Ok(earlier);
         }
         let new = NewLine {
@@ -284,29 +307,10 @@ fn open(path: &Path) -> Result<State, Error> {
         is_broken: false,
     };
     state.read_lines(path)?;
-    for other in beside(path).map_err(failed)? {
-        let named = |cause| error(&other, &format!("cannot be read: {cause}"));
-        state
-            .read_beside(File::open(&other).map_err(named)?)
-            .map_err(named)?;
-    }
+    state.others = Other::beside(path).map_err(failed)?;
+    state.read_others()?;
     Ok(state)
 }
-
-/// The journals beside one.
-fn beside(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut list = path.as_os_str().to_owned();
-    list.push(BESIDE);
-    let folder = path.parent().unwrap_or(Path::new(""));
-    match std::fs::read_to_string(list) {
-        Ok(names) => Ok(names.lines().map(|name| folder.join(name)).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Ending of the name of the file that names the journals beside one.
-const BESIDE: &str = ".beside";
 
 impl State {
     /// Finds the lines; drops a last one that is not whole.
@@ -340,29 +344,12 @@ impl State {
         Ok(())
     }
 
-    /// Finds the whole lines of another journal. A damaged one is its owner's to complain of.
-    fn read_beside(&mut self, file: File) -> io::Result<()> {
-        let mut reader = BufReader::new(&file);
-        let (mut bytes, mut offset) = (Vec::new(), 0);
-        let other = Some(self.others.len());
-        loop {
-            bytes.clear();
-            let mut line = reader.by_ref().take(MAX_LINE_BYTES);
-            line.read_until(b'\n', &mut bytes)?;
-            if bytes.last() != Some(&b'\n') {
-                break;
-            }
-            if let Ok(name) = read_line(&bytes) {
-                // What this journal has itself stands.
-                self.places.entry(name).or_insert(Place {
-                    other,
-                    offset,
-                    length_bytes: bytes.len(),
-                });
-            }
-            offset += bytes.len() as u64;
+    /// Finds what was written into the journals beside since they were read.
+    fn read_others(&mut self) -> Result<(), Error> {
+        let others = self.others.iter_mut().enumerate();
+        for (number, other) in others {
+            other.read_on(number, &mut self.places)?;
         }
-        self.others.push(file);
         Ok(())
     }
 

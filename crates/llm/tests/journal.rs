@@ -108,6 +108,69 @@ async fn answers_in_journals_beside_it_are_found_where_they_lie() {
 }
 
 #[tokio::test]
+async fn what_another_writes_after_the_opening_is_found_and_what_it_takes_back_is_not() {
+    let server = Server::start(|asked| answer(&format!("answer {}", asked.number), 10, 2)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let client = client(&server);
+    let ask = async |journal: &Journal, key: &str| {
+        let journaled = client.journaled(journal, key);
+        journaled.complete(&chat("?")).await.unwrap().text
+    };
+    let other = Journal::open(path("other.jsonl")).await.unwrap();
+    ask(&other, "a").await;
+    std::fs::write(path("own.jsonl.beside"), "other.jsonl\n").unwrap();
+    let own = Journal::open(path("own.jsonl")).await.unwrap();
+    let before_bytes = std::fs::metadata(path("other.jsonl")).unwrap().len();
+    let later = ask(&other, "b").await;
+    assert_eq!((ask(&own, "b").await, server.served()), (later, 2));
+
+    // Its owner could not sync that line, cut it back, and wrote a longer one.
+    drop(other);
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(path("other.jsonl"));
+    file.unwrap().set_len(before_bytes).unwrap();
+    let other = Journal::open(path("other.jsonl")).await.unwrap();
+    let longer = ask(&other, "a key that is longer").await;
+    assert_eq!(ask(&own, "a key that is longer").await, longer);
+    assert_eq!(server.served(), 3);
+    ask(&own, "b").await;
+    assert_eq!(server.served(), 4, "another's answer was taken for it");
+}
+
+#[tokio::test]
+async fn a_damaged_line_in_a_journal_beside_is_an_error_that_names_it() {
+    let server = Server::start(|asked| answer(&format!("answer {}", asked.number), 10, 2)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let client = client(&server);
+    let other = Journal::open(path("other.jsonl")).await.unwrap();
+    for key in ["a", "b"] {
+        let journaled = client.journaled(&other, key);
+        journaled.complete(&chat("?")).await.unwrap();
+    }
+    drop(other);
+    std::fs::write(path("own.jsonl.beside"), "other.jsonl\n").unwrap();
+    let whole = std::fs::read(path("other.jsonl")).unwrap();
+    let mut damaged = whole.clone();
+    damaged[5] = b'!';
+    std::fs::write(path("other.jsonl"), &damaged).unwrap();
+    let error = Journal::open(path("own.jsonl")).await.unwrap_err();
+    let words = error.to_string();
+    assert!(words.contains("other.jsonl: line 1 is damaged"), "{words}");
+
+    // The same where it comes to be while this one is open.
+    std::fs::write(path("other.jsonl"), &whole).unwrap();
+    let own = Journal::open(path("own.jsonl")).await.unwrap();
+    std::fs::write(path("other.jsonl"), [&whole[..], b"{}\n"].concat()).unwrap();
+    let asked = client.journaled(&own, "c").complete(&chat("?")).await;
+    let words = asked.unwrap_err().to_string();
+    assert!(words.contains("other.jsonl: line 3 is damaged"), "{words}");
+    assert_eq!(server.served(), 2);
+}
+
+#[tokio::test]
 async fn a_torn_last_line_is_dropped_and_damage_elsewhere_is_an_error() {
     let server = Server::start(|asked| answer(&format!("answer {}", asked.number), 10, 2)).await;
     let folder = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use dataset::{
-    audit::{Defect, EvaluationSets, Report, Source, audit},
+    audit::{self, Defect, EvaluationSets, Report, Source, audit},
     store::{LocatedView, Location},
 };
 use serde::Serialize;
@@ -55,7 +55,7 @@ pub(super) async fn execute(args: AuditArgs, session: &Session) -> Result<()> {
     let progress = Progress::start("audit", 0);
     let mut watch = |done| progress.set(done, 0, "samples");
     let found = audit(&source, evaluation, &mut watch).await;
-    let found = found.map_err(|error| anyhow::Error::from(error).context(BadInput))?;
+    let found = found.map_err(unreadable)?;
     progress.finish(&format!("{} samples", found.samples));
     check_source(&args, &source, &found).map_err(|error| error.context(BadInput))?;
     if let Some(out) = &args.out {
@@ -77,6 +77,16 @@ fn open(args: &AuditArgs, session: &Session) -> Result<(Source, EvaluationSets)>
         None => Source::Dataset(args.data.clone()),
     };
     Ok((source, evaluation))
+}
+
+/// A file is the caller's. Of a dataset, the store says what is: a bucket that does not answer is not.
+fn unreadable(error: audit::Error) -> anyhow::Error {
+    let is_file = matches!(error, audit::Error::Read(_));
+    let error = anyhow::Error::from(error);
+    match is_file {
+        true => error.context(BadInput),
+        false => error,
+    }
 }
 
 /// `DEFECT=SHARE` of `--fail-on`.

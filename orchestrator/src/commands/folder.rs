@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::BadInput;
-use crate::suite::JOURNALS;
+use crate::journals;
 
 /// Makes a folder that the command writes to.
 ///
@@ -34,25 +34,23 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
 /// A folder that was made for a result. Where nothing came into it, it goes again, with the folders above
 /// that were made for it: what is refused leaves no trace.
 pub(super) struct NewFolder {
-    folder: PathBuf,
+    /// Where this process keeps its journals, if it does.
+    journals: Option<PathBuf>,
     /// Those that were not there before, the innermost first.
     made: Vec<PathBuf>,
 }
 
 impl NewFolder {
-    /// Makes the folder, where it is not there.
+    /// Makes the folder, where it is not there. `journals` is where in it this process keeps its own.
     ///
     /// # Errors
     /// As [`make_folder`].
-    pub(super) fn make(folder: &Path) -> Result<Self> {
+    pub(super) fn make(folder: &Path, journals: Option<PathBuf>) -> Result<Self> {
         let above = folder.ancestors();
         let absent = above.take_while(|above| !above.as_os_str().is_empty() && !above.exists());
         let made = absent.map(Path::to_owned).collect();
         make_folder(folder)?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            made,
-        })
+        Ok(Self { journals, made })
     }
 }
 
@@ -61,16 +59,10 @@ impl Drop for NewFolder {
         if self.made.is_empty() {
             return;
         }
-        // Journals are opened before anything is asked: one without an answer is nothing yet.
-        let journals = self.folder.join(JOURNALS);
-        let files = fs::read_dir(&journals).into_iter().flatten().flatten();
-        let is_empty = |file: &fs::DirEntry| file.metadata().is_ok_and(|file| file.len() == 0);
-        for file in files.filter(is_empty) {
-            // What cannot be taken away is found by the next command, and harms none.
-            let _ = fs::remove_file(file.path());
+        if let Some(journals) = &self.journals {
+            journals::remove_empty(journals);
         }
         // Only empty folders can be removed so.
-        let _ = fs::remove_dir(journals);
         for folder in &self.made {
             let _ = fs::remove_dir(folder);
         }
@@ -118,17 +110,20 @@ mod tests {
     fn a_folder_into_which_nothing_came_goes_again_and_one_with_a_file_stays() {
         let here = tempfile::tempdir().unwrap();
         let (above, out) = (here.path().join("runs"), here.path().join("runs/tiny"));
-        let made = NewFolder::make(&out).unwrap();
-        fs::create_dir(out.join(JOURNALS)).unwrap();
-        fs::write(out.join(JOURNALS).join("dialogue.jsonl"), "").unwrap();
-        drop(made);
-        assert!(!above.exists() && here.path().exists());
-        let made = NewFolder::make(&out).unwrap();
+        for share_count in [1, 3] {
+            let own = journals::folder(&out, 0, share_count);
+            let made = NewFolder::make(&out, Some(own.clone())).unwrap();
+            fs::create_dir_all(&own).unwrap();
+            fs::write(own.join("dialogue.jsonl"), "").unwrap();
+            drop(made);
+            assert!(!above.exists() && here.path().exists());
+        }
+        let made = NewFolder::make(&out, None).unwrap();
         fs::write(out.join("dataset.json"), "{}").unwrap();
         drop(made);
         assert!(out.join("dataset.json").exists());
         // A folder that was there before is the caller's, empty or not.
-        drop(NewFolder::make(&above).unwrap());
+        drop(NewFolder::make(&above, None).unwrap());
         assert!(above.exists());
     }
 }

@@ -74,11 +74,12 @@ pub(crate) struct Session {
     pub(crate) telemetry: Telemetry,
 }
 
-/// Opens a dataset that the caller named.
+/// Opens a dataset that the caller named. Which of its errors are the caller's, the store says: a bucket
+/// that does not answer is a failure.
 async fn open_dataset(place: &Location) -> Result<Reader> {
     let opened = async { Reader::open(place.open()?).await };
     let opened: Result<Reader, dataset::store::Error> = opened.await;
-    opened.map_err(|error| anyhow::Error::from(error).context(BadInput))
+    Ok(opened?)
 }
 
 impl Session {

@@ -47,7 +47,7 @@ pub(super) async fn execute(args: RunArgs, session: &Session) -> Result<()> {
     }
     check_built_ins(&recipe, &session.global.endpoints)?;
     let inputs = inputs(&recipe).map_err(|error| error.context(BadInput))?;
-    let _made = NewFolder::make(&out)?;
+    let _made = NewFolder::make(&out, Some(out.join(JOURNALS)))?;
     // The services keep their records under the first root.
     let roots = [
         std::path::absolute(&out)?,

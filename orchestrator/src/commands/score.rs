@@ -66,7 +66,7 @@ pub enum ScoreMode {
 struct Outcome {
     /// By ability, where the benchmark names some; `all` is all of them.
     accuracy: BTreeMap<String, Share>,
-    /// Questions without an answer, which count as wrong.
+    /// Questions without an answer: wrong, and by POPE's own rules a yes.
     unanswered: u64,
     /// POPE's own measures, by its own rules only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,8 +100,12 @@ pub(super) async fn execute(args: ScoreArgs, session: &Session) -> Result<()> {
     };
     let outcome = outcome(&sheet, &right, yes_no);
     if outcome.unanswered > 0 {
+        let count_as = match outcome.yes_no {
+            Some(_) => "are read as yes, as the published script reads an empty answer",
+            None => "count as wrong",
+        };
         warn(&format!(
-            "{} of {} questions have no answer and count as wrong",
+            "{} of {} questions have no answer and {count_as}",
             outcome.unanswered,
             sheet.asked.len()
         ));

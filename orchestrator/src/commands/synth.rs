@@ -71,14 +71,17 @@ pub(super) async fn execute(args: SynthArgs, session: &Session) -> Result<()> {
     };
     // A place that cannot be had, is another recipe's, or is damaged, is refused before any model is
     // loaded; and one that was made for a recipe that is refused then goes again.
-    let _made = out.folder().map(NewFolder::make).transpose()?;
+    let journals = out
+        .folder()
+        .map(|out| journals::folder(out, shard_index, shard_count));
+    let made = out
+        .folder()
+        .map(|out| NewFolder::make(out, journals.clone()));
+    let _made = made.transpose()?;
     if let Some(folder) = out.folder() {
         refuse_foreign(folder).map_err(|error| error.context(BadInput))?;
     }
     let is_done = synth::is_complete(&plan, &out).await?;
-    let journals = out
-        .folder()
-        .map(|out| journals::folder(out, shard_index, shard_count));
     let needs = Needs {
         shard_count,
         ..Needs::synthesis(&recipe, journals)

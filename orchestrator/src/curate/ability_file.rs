@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +15,9 @@ use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
 
 use super::{Counts, Entry};
 use crate::{assets::Assets, bad_input::BadInput, files};
+
+/// How often a file may be replaced by others while this one takes hold of it.
+const MAX_LOCK_ATTEMPTS: usize = 8;
 
 /// One ability's file.
 #[derive(Debug)]
@@ -146,28 +150,34 @@ impl AbilityFile {
         Ok(counts)
     }
 
-    /// The right to replace the file, until the handle is dropped. A file of its own bears the lock,
-    /// since the ability's is another one after each replacement.
+    /// The right to replace the file, until the handle is dropped. The file itself bears the lock, and is
+    /// another one after each replacement: one that was replaced before it was locked gives no right.
     fn lock(&self) -> Result<fs::File> {
-        let place = self
-            .path
-            .with_file_name(format!(".{}.toml.lock", self.ability));
-        let mut options = fs::OpenOptions::new();
-        let file = options
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&place);
-        let file = file.with_context(|| format!("cannot write {}", place.display()))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(fs::TryLockError::WouldBlock) => Err(anyhow::Error::new(Taken {
-                path: self.path.display().to_string(),
-            })),
-            Err(fs::TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("cannot lock {}", place.display()))
+        let path = self.path.display();
+        for _ in 0..MAX_LOCK_ATTEMPTS {
+            // Network file systems lock for writing only what was opened for it.
+            let file = fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&self.path)
+                .with_context(|| format!("cannot write {path}"))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => break,
+                Err(fs::TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {path}"));
+                }
+            }
+            let is_same = || -> std::io::Result<bool> {
+                let (locked, named) = (file.metadata()?, fs::metadata(&self.path)?);
+                Ok((locked.dev(), locked.ino()) == (named.dev(), named.ino()))
+            };
+            if is_same().with_context(|| format!("cannot read {path}"))? {
+                return Ok(file);
             }
         }
+        let path = path.to_string();
+        Err(anyhow::Error::new(Taken { path }))
     }
 
     fn replace(&self, text: &str) -> Result<()> {

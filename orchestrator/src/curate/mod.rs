@@ -158,6 +158,16 @@ impl Curation {
         candidates.map(|candidate| self.card(candidate)).collect()
     }
 
+    /// An entry that is curated now, by its id.
+    pub(crate) fn item(&self, id: &str) -> Option<Item> {
+        let entry = self.entry(id)?;
+        Some(Item {
+            id: id.to_owned(),
+            state: self.state(id, entry),
+            entry: self.text_of(id, entry).clone(),
+        })
+    }
+
     fn card(&self, candidate: &Candidate) -> Card {
         let item = |(id, entry): (String, &Entry)| Item {
             state: self.state(&id, entry),
@@ -280,7 +290,7 @@ pub(crate) struct Card {
 
 /// An entry as it is shown.
 #[derive(Debug, Serialize)]
-struct Item {
+pub(crate) struct Item {
     id: String,
     state: State,
     #[serde(flatten)]

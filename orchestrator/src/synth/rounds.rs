@@ -132,7 +132,7 @@ impl Making<'_> {
             return (missing, Vec::new());
         }
         let share: HashSet<Partition> = dealt(self.plan, standing, self.share).collect();
-        let is_own = |claim: &Option<String>| claim.as_ref().is_some_and(|c| c.starts_with(&own));
+        let is_own = |found: &Partition| share.contains(found);
         let (own, mut others): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_own);
         let begin = others.len() * self.share.index as usize / self.share.count.max(1) as usize;
         others.rotate_left(begin);
@@ -266,11 +266,7 @@ impl Making<'_> {
         let mut last = self.writer.claim_of(round).await?;
         let mut pauses = self.pauses();
         // One that was killed and runs again has its claim still.
-        let is_own = |claim: &Option<Bytes>| {
-            claim
-                .as_ref()
-                .is_some_and(|c| c.starts_with(own.as_bytes()))
-        };
+        let is_own = |claim: &Option<String>| claim.as_ref().is_some_and(|c| c.starts_with(&own));
         while !is_own(&last) && pauses.since.elapsed() < CLAIM_LASTS {
             self.watcher.waits_for(1);
             if !pauses.pass().await {

@@ -200,8 +200,7 @@ fn a_file_that_another_process_writes_is_left_alone_and_what_it_wrote_stays() {
         &said(&open_entry(&page.state(), "prompt"), "keep"),
     );
     let before = bench.text();
-    let lock = bench.file().with_file_name(".animal.toml.lock");
-    let lock = fs::File::create(lock).unwrap();
+    let lock = fs::File::open(bench.file()).unwrap();
     lock.lock().unwrap();
     let (status, answer) = page.try_post("save", "{}", &page.own());
     assert_eq!(
@@ -221,6 +220,33 @@ fn a_file_that_another_process_writes_is_left_alone_and_what_it_wrote_stays() {
     let saved = page.post("save", &json!({}));
     assert_eq!(saved["entered"]["prompts"], 1);
     assert!(bench.text().contains("((yak)), attic"));
+    let abilities = fs::read_dir(bench.folder.path().join("abilities")).unwrap();
+    assert_eq!(abilities.count(), 3, "something was left beside the files");
+}
+
+#[test]
+fn a_decision_that_a_later_one_overtook_is_refused_with_what_stands() {
+    let bench = Bench::new();
+    let page = Page::open(bench.curate(&["--kind", "prompts"]));
+    let entry = open_entry(&page.state(), "prompt");
+    let at = |verdict: &str, at_ms: f64| {
+        let mut said = said(&entry, verdict);
+        said["at_ms"] = json!(at_ms);
+        said
+    };
+    page.post("decisions", &at("keep", 2.0));
+    let late = at("drop", 1.0).to_string();
+    let (status, answer) = page.try_post("decisions", &late, &page.own());
+    let complaint: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(
+        (status, &complaint["stands"]["state"]),
+        (409, &json!("kept")),
+        "{answer}"
+    );
+    assert_eq!(complaint["stands"]["text"], entry["text"]);
+    assert_eq!(page.state()["tally"]["kept"], 1);
+    page.post("decisions", &at("drop", 2.0));
+    assert_eq!(page.state()["tally"]["dropped"], 1);
 }
 
 #[test]

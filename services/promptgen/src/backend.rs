@@ -10,6 +10,7 @@ use crate::{
     request::{Item, Wanted},
 };
 use proto::dataset::v1::{ModelInfo, Prompt};
+use tokio_util::sync::CancellationToken;
 
 /// A writer of prompts. A back-end that asks a language model gets the ability's
 /// cautions and examples with the same request.
@@ -39,8 +40,13 @@ pub(crate) trait PromptWriter: Send + Sync + 'static {
 
     /// Prepares the prompts of a request, which computes: call it away from the threads that serve. The
     /// result answers for every item by
-    /// itself, so that any subset asked again gives equal prompts.
-    fn prepare(&self, wanted: &Wanted) -> Result<Box<dyn Prepared>, Error>;
+    /// itself, so that any subset asked again gives equal prompts. It ends with [`Error::Left`] soon after
+    /// `left` is cancelled.
+    fn prepare(
+        &self,
+        wanted: &Wanted,
+        left: &CancellationToken,
+    ) -> Result<Box<dyn Prepared>, Error>;
 }
 
 /// A request ready to be answered item by item.

@@ -90,6 +90,9 @@ pub enum Error {
     /// A message of ours that cannot be read back: a bug.
     #[error("a cached value cannot be read")]
     Encoding(#[source] prost::DecodeError),
+    /// The caller left before the pictures of its samples were drawn.
+    #[error("nobody waits for the prompts any more")]
+    Left,
     /// A worker thread ended early.
     #[error("the embedding thread ended")]
     Thread(#[source] tokio::task::JoinError),
@@ -125,6 +128,7 @@ impl ServiceError for Error {
             }
             Self::LanguageModel(error) => error.kind(),
             Self::NoEmbeddingModel => Kind::Unimplemented,
+            Self::Left => Kind::Cancelled,
             Self::Shared(error) => error.kind(),
             Self::Abilities(_)
             | Self::Model { .. }

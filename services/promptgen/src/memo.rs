@@ -13,6 +13,7 @@ use prost::Message;
 use proto::{dataset::v1::Prompt, promptgen::v1::TextEmbedding};
 use runtime::cache::{Cache, Key, Kind};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// The cache with what this service keeps in it.
 #[derive(Clone)]
@@ -34,17 +35,18 @@ impl Memo {
         Self { cache }
     }
 
-    /// The prompts of a request. Errors: what makes the whole request fail.
+    /// The prompts of a request. Errors: what makes the whole request fail, `left` among it.
     pub(crate) fn prompts(
         &self,
         backend: &dyn PromptWriter,
         wanted: Wanted,
+        left: &CancellationToken,
     ) -> Result<CachedPrompts, Error> {
         Ok(CachedPrompts {
             cache: self.cache.clone(),
             backend: backend.name(),
             fingerprint: backend.fingerprint(&wanted)?,
-            prepared: backend.prepare(&wanted)?,
+            prepared: backend.prepare(&wanted, left)?,
             items: wanted.items,
         })
     }
@@ -144,7 +146,11 @@ mod tests {
         };
         let wanted = Wanted::try_from_request(request, 1).expect("a request");
         let prompts = memo
-            .prompts(&Grammar::new(Arc::new(abilities)), wanted)
+            .prompts(
+                &Grammar::new(Arc::new(abilities)),
+                wanted,
+                &CancellationToken::new(),
+            )
             .expect("an ability");
         let item = prompts.items()[0].clone();
         let key = prompts.key(&item);

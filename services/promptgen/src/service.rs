@@ -20,6 +20,7 @@ use proto::{
 use runtime::{RequestContext, item_failure, respond};
 use std::{pin::Pin, sync::Arc};
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 const DEFAULT_PAGE_SIZE: usize = 50;
@@ -65,14 +66,19 @@ impl Promptgen {
         })
     }
 
-    /// The prompts of a request, prepared away from the threads that serve: an order may take its time.
-    async fn prompts(&self, request: GeneratePromptsRequest) -> Result<CachedPrompts, Error> {
+    /// The prompts of a request, prepared away from the threads that serve: an order may take its time,
+    /// unless the caller leaves.
+    async fn prompts(
+        &self,
+        request: GeneratePromptsRequest,
+        left: CancellationToken,
+    ) -> Result<CachedPrompts, Error> {
         let wanted = Wanted::try_from_request(request, self.max_items)?;
         if let Some(ability) = self.abilities.get(&wanted.ability) {
             wanted.check_pictures(ability)?;
         }
         let (memo, backend) = (self.memo.clone(), Arc::clone(&self.backend));
-        let prepared = spawn_blocking(move || memo.prompts(backend.as_ref(), wanted));
+        let prepared = spawn_blocking(move || memo.prompts(backend.as_ref(), wanted, &left));
         prepared.await.map_err(Error::Thread)?
     }
 
@@ -147,7 +153,7 @@ impl PromptgenService for Promptgen {
     ) -> Result<Response<Self::GeneratePromptsStream>, Status> {
         let cancelled = RequestContext::of(&request).cancelled();
         let prompts = self
-            .prompts(request.into_inner())
+            .prompts(request.into_inner(), cancelled.clone())
             .await
             .map_err(|error| respond(&error))?;
         let prompts = Arc::new(prompts);

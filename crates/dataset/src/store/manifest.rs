@@ -202,7 +202,7 @@ impl ShardEntry {
 
     /// What is compared of its samples.
     pub(super) fn marks_path(&self) -> Path {
-        Self::marks_folder().child(self.sha256.as_str())
+        Self::marks_folder().join(self.sha256.as_str())
     }
 
     pub(super) fn marks_folder() -> Path {

@@ -1,7 +1,7 @@
 //! Questions and answers, as benchmarks publish them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
 };
 
@@ -26,6 +26,22 @@ pub(super) struct Asked {
     pub(super) text: String,
     /// Any of them is right.
     pub(super) answers: Vec<String>,
+}
+
+/// What a file of questions holds.
+struct Reference {
+    asked: Vec<Asked>,
+    /// Ids of questions that are published with the others and count for nothing. They may be answered.
+    unscored: Vec<String>,
+}
+
+impl From<Vec<Asked>> for Reference {
+    fn from(asked: Vec<Asked>) -> Self {
+        Self {
+            asked,
+            unscored: Vec::new(),
+        }
+    }
 }
 
 /// Questions and the answers that were given to them.
@@ -69,27 +85,29 @@ impl From<&Asked> for BenchmarkQuestion {
 /// # Errors
 /// A file that cannot be read, an id that stands there twice, an answer to no question.
 pub(super) fn read(args: &ScoreArgs, assets: &Assets) -> Result<Sheet> {
-    let asked = match args.benchmark {
-        BenchmarkArg::Diptych => diptych(&args.reference, assets)?,
-        BenchmarkArg::Pope => pope(Path::new(&args.reference))?,
+    let Reference { asked, unscored } = match args.benchmark {
+        BenchmarkArg::Diptych => diptych(&args.reference, assets)?.into(),
+        BenchmarkArg::Pope => pope(Path::new(&args.reference))?.into(),
         BenchmarkArg::Gqa => gqa(Path::new(&args.reference))?,
     };
-    ensure!(!asked.is_empty(), "{} holds no question", args.reference);
-    let mut known: HashMap<&str, bool> = HashMap::new();
-    for question in &asked {
-        let earlier = known.insert(&question.id, false);
+    ensure!(
+        !asked.is_empty(),
+        "{} holds no question that is scored",
+        args.reference
+    );
+    let mut known: HashSet<&str> = HashSet::new();
+    for id in asked.iter().map(|asked| &asked.id).chain(&unscored) {
         ensure!(
-            earlier.is_none(),
-            "{}: question `{}` stands there twice",
-            args.reference,
-            question.id
+            known.insert(id),
+            "{}: question `{id}` stands there twice",
+            args.reference
         );
     }
     let mut given = HashMap::new();
     for (id, text) in answers(args)? {
         let file = args.answers.display();
         ensure!(
-            known.contains_key(id.as_str()),
+            known.contains(id.as_str()),
             "{file}: {} has no question `{id}`",
             args.reference
         );
@@ -164,12 +182,12 @@ fn balanced() -> bool {
     true
 }
 
-/// GQA's accuracy is over its balanced questions.
-fn gqa(file: &Path) -> Result<Vec<Asked>> {
+/// GQA's accuracy is over its balanced questions; its files hold all, and predictions answer all.
+fn gqa(file: &Path) -> Result<Reference> {
     let found: BTreeMap<String, GqaQuestion> = whole(file)?;
-    let balanced = found
+    let (balanced, others): (Vec<_>, Vec<_>) = found
         .into_iter()
-        .filter(|(_, question)| question.is_balanced);
+        .partition(|(_, question)| question.is_balanced);
     let question = |(id, found): (String, GqaQuestion)| Asked {
         id,
         kind: match found.answer.as_str() {
@@ -180,7 +198,10 @@ fn gqa(file: &Path) -> Result<Vec<Asked>> {
         answers: vec![found.answer],
         ..Asked::default()
     };
-    Ok(balanced.map(question).collect())
+    Ok(Reference {
+        asked: balanced.into_iter().map(question).collect(),
+        unscored: others.into_iter().map(|(id, _)| id).collect(),
+    })
 }
 
 /// An answer, as LLaVA's scripts write them and as GQA's scorer reads them.

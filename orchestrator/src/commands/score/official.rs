@@ -15,7 +15,8 @@ pub(super) struct YesNo {
     pub(super) yes_share: f64,
 }
 
-/// POPE as LLaVA's `eval_pope.py` scores it, but joined by question and not by line.
+/// POPE as LLaVA's `eval_pope.py` scores it, but joined by question and not by line. An empty answer says
+/// yes there, in the accuracy as in every other measure, and so does one that is missing.
 pub(super) fn pope(sheet: &Sheet) -> (Vec<bool>, YesNo) {
     let pairs = sheet.asked.iter().map(|asked| {
         let is_yes = asked.answers.iter().any(|answer| answer == "yes");
@@ -37,9 +38,7 @@ pub(super) fn pope(sheet: &Sheet) -> (Vec<bool>, YesNo) {
         f1: ratio(2.0 * precision * recall, precision + recall),
         yes_share: ratio(true_yes + false_yes, pairs.len() as f64),
     };
-    // No answer is read as yes, and still is none.
-    let right = sheet.asked.iter().zip(&pairs);
-    let right = right.map(|(asked, (truth, said))| truth == said && sheet.has_answer(asked));
+    let right = pairs.iter().map(|(truth, said)| truth == said);
     (right.collect(), measures)
 }
 
@@ -71,16 +70,18 @@ mod tests {
     use super::*;
     use crate::commands::score::files::Asked;
 
-    fn sheet(rows: &[(&str, &str)]) -> Sheet {
+    /// Questions with what is right and what was said, of which the first `given` were answered.
+    fn sheet(rows: &[(&str, &str)], given: usize) -> Sheet {
         let asked = (0..).zip(rows).map(|(id, (truth, _)): (u32, _)| Asked {
             id: id.to_string(),
             answers: vec![(*truth).to_owned()],
             ..Asked::default()
         });
-        let given = (0..)
+        let answers = (0..)
             .zip(rows)
-            .map(|(id, (_, said)): (u32, _)| (id.to_string(), (*said).to_owned()));
-        Sheet::new(asked.collect(), given.collect())
+            .map(|(id, (_, said)): (u32, _)| (id.to_string(), (*said).to_owned()))
+            .take(given);
+        Sheet::new(asked.collect(), answers.collect())
     }
 
     #[test]
@@ -93,7 +94,7 @@ mod tests {
             ("no", "nothing"),
             ("yes", "no"),
         ];
-        let (right, measures) = pope(&sheet(&rows));
+        let (right, measures) = pope(&sheet(&rows, rows.len()));
         assert_eq!(right, [true, true, false, true, false, false]);
         // Two true yes, two false yes, one false no.
         assert_eq!((measures.precision, measures.recall), (0.5, 2.0 / 3.0));
@@ -102,8 +103,18 @@ mod tests {
     }
 
     #[test]
+    fn pope_reads_what_is_empty_or_missing_as_yes_in_every_measure() {
+        let rows = [("yes", ""), ("no", ""), ("yes", ""), ("no", "")];
+        let (right, measures) = pope(&sheet(&rows, 2));
+        assert_eq!(right, [true, false, true, false]);
+        assert_eq!((measures.precision, measures.recall), (0.5, 1.0));
+        assert_eq!(measures.yes_share, 1.0);
+    }
+
+    #[test]
     fn gqa_takes_no_other_letter() {
-        let right = gqa(&sheet(&[("dog", "dog"), ("dog", "Dog"), ("dog", "dog.")]));
+        let rows = [("dog", "dog"), ("dog", "Dog"), ("dog", "dog.")];
+        let right = gqa(&sheet(&rows, rows.len()));
         assert_eq!(right, [true, false, false]);
     }
 }

@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
-use super::{BadField, Curation, Entry, Verdict, ability_file::Taken};
+use super::{BadField, Curation, Entry, Item, Verdict, ability_file::Taken};
 use crate::{
     bad_input::{BadInput, is_bad_input},
     output,
@@ -190,6 +190,10 @@ fn refused(error: &anyhow::Error) -> Response {
     let causes = error.chain().map(ToString::to_string);
     let causes: Vec<String> = causes.filter(|cause| cause != "bad input").collect();
     let error_text = causes.join(": ");
+    if let Some(overtaken) = error.downcast_ref::<Overtaken>() {
+        let complaint = json!({ "error": error_text, "stands": overtaken.stands });
+        return answer(StatusCode::CONFLICT, &complaint);
+    }
     if let Some(BadField { field, .. }) = error.chain().find_map(|cause| cause.downcast_ref()) {
         let complaint = json!({ "error": error_text, "field": field });
         return answer(StatusCode::BAD_REQUEST, &complaint);
@@ -227,6 +231,14 @@ async fn picture(State(desk): Shared, Path(file): Path<String>) -> Response {
     }
 }
 
+/// A word on an entry that came after a later one: what a closing page sends may overtake what it had
+/// sent before, and another page's clock may be behind.
+#[derive(Debug, thiserror::Error)]
+#[error("a later decision on this entry was made elsewhere, and stands")]
+struct Overtaken {
+    stands: Option<Item>,
+}
+
 /// What the page says of one entry.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -244,18 +256,17 @@ async fn decide(State(desk): Shared, body: Bytes) -> Response {
         let said: Said = serde_json::from_slice(&body)
             .map_err(|error| BadField::new("body", error.to_string()))?;
         let mut curation = desk.curation();
-        // What a closing page sends may overtake what it had sent before.
         let mut said_at_ms = desk
             .said_at_ms
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if said_at_ms
-            .get(&said.id)
-            .is_none_or(|&last| said.at_ms >= last)
-        {
-            curation.decide(&said.id, said.verdict, said.entry)?;
-            said_at_ms.insert(said.id, said.at_ms);
+        let last = said_at_ms.get(&said.id);
+        if last.is_some_and(|&last| said.at_ms < last) {
+            let stands = curation.item(&said.id);
+            return Err(anyhow::Error::new(Overtaken { stands }));
         }
+        curation.decide(&said.id, said.verdict, said.entry)?;
+        said_at_ms.insert(said.id, said.at_ms);
         Ok(json!({ "tally": curation.tally(&desk.shown) }))
     })
     .await

@@ -29,7 +29,7 @@ async function ask(path, body) {
     throw new Error("The program does not answer; run it again to go on.");
   }
   const answer = await reply.json().catch(() => ({ error: reply.statusText }));
-  if (!reply.ok) throw new Error(answer.error || reply.statusText);
+  if (!reply.ok) throw Object.assign(new Error(answer.error || reply.statusText), { stands: answer.stands });
   return answer;
 }
 
@@ -80,7 +80,21 @@ function decide(row, verdict) {
   unsent.add(said);
   line = line.then(() => unsent.has(said) ? send(said) : undefined).then(
     answer => { if (answer) show(answer.tally); row.querySelector(".where").textContent = ""; },
-    error => { row.dataset.state = before; row.querySelector(".where").textContent = error.message; });
+    error => {
+      if (error.stands) showEntry(row, error.stands); else row.dataset.state = before;
+      row.querySelector(".where").textContent = error.message;
+    });
+}
+
+// What stands in the program's memory, where another page had a later word.
+function showEntry(row, item) {
+  clearTimeout(row.waiting);
+  row.waiting = undefined;
+  row.dataset.state = item.state;
+  for (const field of row.querySelectorAll("textarea")) {
+    field.value = item[field.dataset.field];
+    field.disabled = item.state === "entered";
+  }
 }
 
 function send(said) {

@@ -7,7 +7,7 @@ mod draft;
 mod keywords;
 mod place;
 
-use super::{Prepared, PromptWriter, grammar::unknown_ability, set_orders::SetOrders};
+use super::{Prepared, PromptWriter, grammar::unknown_ability, set_orders::SetOrders, sets::Asked};
 use crate::{
     error::Error,
     request::{Item, Wanted},
@@ -22,6 +22,7 @@ use llm::{
 use place::{Place, Places};
 use proto::dataset::v1::{Facts, ModelInfo, Prompt, Provenance};
 use std::{collections::BTreeMap, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
 /// Seeds of the sampling are below it: what every server can hold.
 const SEEDS: usize = 1 << 31;
@@ -105,9 +106,18 @@ impl PromptWriter for Author {
         ))
     }
 
-    fn prepare(&self, wanted: &Wanted) -> Result<Box<dyn Prepared>, Error> {
+    fn prepare(
+        &self,
+        wanted: &Wanted,
+        left: &CancellationToken,
+    ) -> Result<Box<dyn Prepared>, Error> {
         let ability = self.ability(&wanted.ability)?;
-        let places = Places::new(&self.orders, ability, wanted)?;
+        let places = Places::new(&Asked {
+            orders: &self.orders,
+            ability,
+            wanted,
+            left,
+        })?;
         Ok(Box::new(Writer {
             abilities: Arc::clone(&self.abilities),
             ability: ability.clone(),

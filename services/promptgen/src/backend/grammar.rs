@@ -1,13 +1,14 @@
 //! Prompts from the ability's file alone: seeded, balanced, with facts.
 
-use super::{Prepared, PromptWriter, set_orders::SetOrders, sets::Sets};
+use super::{Prepared, PromptWriter, set_orders::SetOrders, sets::Asked, sets::Sets};
 use crate::{
     error::Error,
     request::{Item, Wanted},
 };
-use dataset::ability::{Abilities, Ability, Combination, Draw, StyleWeightsError};
+use dataset::ability::{Abilities, Ability, Combination, Draw};
 use proto::dataset::v1::{Prompt, PromptSyntax, Provenance, WeightedText};
 use std::{collections::BTreeMap, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
 /// Factor that `((x))` gives: 1.1 twice.
 const EMPHASIS: f32 = 1.21;
@@ -56,13 +57,23 @@ impl PromptWriter for Grammar {
         ))
     }
 
-    fn prepare(&self, wanted: &Wanted) -> Result<Box<dyn Prepared>, Error> {
+    fn prepare(
+        &self,
+        wanted: &Wanted,
+        left: &CancellationToken,
+    ) -> Result<Box<dyn Prepared>, Error> {
         let ability = self.ability(&wanted.ability)?;
+        let asked = Asked {
+            orders: &self.orders,
+            ability,
+            wanted,
+            left,
+        };
         Ok(Box::new(Writer {
             ability: ability.name().to_owned(),
             ability_sha256: ability.sha256().to_owned(),
             negative_text: ability.negative_prompt().to_owned(),
-            places: Places::of(&self.orders, ability, wanted)?,
+            places: Places::of(&asked)?,
             wanted: Wanted {
                 items: Vec::new(),
                 ..wanted.clone()
@@ -97,13 +108,10 @@ enum Places {
 }
 
 impl Places {
-    fn of(
-        orders: &SetOrders,
-        ability: &Ability,
-        wanted: &Wanted,
-    ) -> Result<Self, StyleWeightsError> {
+    fn of(asked: &Asked<'_>) -> Result<Self, Error> {
+        let (ability, wanted) = (asked.ability, asked.wanted);
         if ability.images_per_sample() > 1 {
-            let sets = Sets::of(orders, ability, wanted, |found| is_excluded(wanted, found))?;
+            let sets = Sets::of(asked, |found| is_excluded(wanted, found))?;
             return Ok(Self::Sets(sets));
         }
         let draw = Draw {

@@ -2,9 +2,10 @@
 //! every picture and rests on those before it, so that drawing them anew for each request would cost
 //! as much as the square of the samples.
 
-use crate::request::Wanted;
+use crate::{error::Error, request::Wanted};
 use dataset::ability::{Ability, Combination, Draw, MAX_SETS, SetOrder, Split, StyleWeightsError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio_util::sync::CancellationToken;
 
 /// Most orders that are kept; one of [`MAX_SETS`] sets takes some 20 MiB. A run has one for each of its
 /// abilities with several pictures.
@@ -13,11 +14,15 @@ const MAX_ORDERS: usize = 8;
 /// Orders by what decides them, those asked for last at the end.
 #[derive(Default)]
 pub(super) struct SetOrders {
-    known: Mutex<Vec<(Name, Arc<Order>)>>,
+    known: Mutex<Vec<(Name, Arc<Slot>)>>,
 }
 
+/// Where an order is computed by the first who asks, while the others who want it wait and those who want
+/// another do not.
+type Slot = Mutex<Option<Arc<Order>>>;
+
 /// What decides an order.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 struct Name {
     ability_sha256: String,
     seed: u64,
@@ -47,16 +52,33 @@ impl SetOrders {
         wanted: &Wanted,
     ) -> Result<Arc<Order>, StyleWeightsError> {
         let name = Name::of(ability, wanted);
+        let slot = self.slot(&name);
+        let mut order = locked(&slot);
+        if let Some(order) = &*order {
+            return Ok(Arc::clone(order));
+        }
+        match Order::new(ability, wanted) {
+            Ok(new) => Ok(Arc::clone(order.insert(Arc::new(new)))),
+            Err(error) => {
+                // What is no order takes nobody's place.
+                locked(&self.known).retain(|(other, _)| *other != name);
+                Err(error)
+            }
+        }
+    }
+
+    /// Where an order of that name is or will be; it is the one asked for last from now on.
+    fn slot(&self, name: &Name) -> Arc<Slot> {
         let mut known = locked(&self.known);
-        let order = match known.iter().position(|(other, _)| *other == name) {
+        let slot = match known.iter().position(|(other, _)| other == name) {
             Some(place) => known.remove(place).1,
-            None => Arc::new(Order::new(ability, wanted)?),
+            None => Arc::default(),
         };
         if known.len() >= MAX_ORDERS {
             known.remove(0);
         }
-        known.push((name, Arc::clone(&order)));
-        Ok(order)
+        known.push((name.clone(), Arc::clone(&slot)));
+        slot
     }
 }
 
@@ -91,19 +113,30 @@ impl Order {
     }
 
     /// The set at a place, and all before it, drawn where nobody had asked that far; `None` behind the
-    /// last.
-    pub(super) fn at(&self, place: u64) -> Option<Vec<Combination>> {
-        let place = usize::try_from(place)
-            .ok()
-            .filter(|&place| place < MAX_SETS)?;
-        let mut drawn = locked(&self.drawn);
-        while drawn.sets.len() <= place {
-            let next = drawn.rest.next()?;
-            drawn.sets.push(next.into());
+    /// last. The order is held for one set at a time, so that whoever waits for it draws on, or leaves.
+    ///
+    /// Errors: `left` is cancelled.
+    pub(super) fn at(
+        &self,
+        place: u64,
+        left: &CancellationToken,
+    ) -> Result<Option<Vec<Combination>>, Error> {
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        while place < MAX_SETS {
+            if left.is_cancelled() {
+                return Err(Error::Left);
+            }
+            let mut drawn = locked(&self.drawn);
+            if let Some(set) = drawn.sets.get(place) {
+                let pictures = set.iter().map(|&picture| self.pictures.get(picture));
+                return Ok(pictures.map(|found| found.cloned()).collect());
+            }
+            match drawn.rest.next() {
+                Some(next) => drawn.sets.push(next.into()),
+                None => break,
+            }
         }
-        let set = drawn.sets.get(place)?.iter();
-        set.map(|&picture| self.pictures.get(picture).cloned())
-            .collect()
+        Ok(None)
     }
 
     /// Sets drawn until now.
@@ -145,7 +178,9 @@ mod tests {
         let orders = SetOrders::default();
         let order = orders.of(ability, &wanted(1)).expect("an order");
         assert_eq!(order.count(), 0);
-        let found: Vec<_> = (0..40).rev().filter_map(|place| order.at(place)).collect();
+        let here = CancellationToken::new();
+        let at = |place| order.at(place, &here).expect("nobody left");
+        let found: Vec<_> = (0..40).rev().filter_map(at).collect();
         let again = orders.of(ability, &wanted(1)).expect("an order");
         assert!(Arc::ptr_eq(&order, &again), "it was drawn anew");
         assert_eq!(again.count(), 40);
@@ -165,11 +200,30 @@ mod tests {
             assert_eq!(texts(&own), texts(kept));
         }
         // A place that no order has is not looked for.
-        assert!(order.at(1 << 32).is_none());
+        assert!(at(1 << 32).is_none());
         assert_eq!(order.count(), 40);
         for seed in 2..20 {
             orders.of(ability, &wanted(seed)).expect("an order");
         }
         assert_eq!(locked(&orders.known).len(), MAX_ORDERS);
+    }
+
+    #[test]
+    fn a_caller_that_left_has_nothing_drawn_and_one_order_in_the_making_keeps_no_other_waiting() {
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../abilities"));
+        let abilities = Abilities::load_folder(folder).expect("abilities");
+        let ability = abilities.get("difference").expect("an ability");
+        let orders = SetOrders::default();
+        let order = orders.of(ability, &wanted(1)).expect("an order");
+        let left = CancellationToken::new();
+        left.cancel();
+        let drawn = order.at(99_999, &left);
+        assert!(matches!(drawn, Err(Error::Left)), "{drawn:?}");
+        assert_eq!(order.count(), 0);
+
+        // Somebody is computing the second order, and is not done before this test ends.
+        let slot = orders.slot(&Name::of(ability, &wanted(2)));
+        let _computing = locked(&slot);
+        orders.of(ability, &wanted(3)).expect("an order");
     }
 }

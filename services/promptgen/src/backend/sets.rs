@@ -1,9 +1,22 @@
 //! Which pictures the samples of a request show, for abilities with several.
 
 use super::set_orders::SetOrders;
-use crate::request::{Item, Wanted};
-use dataset::ability::{Ability, Combination, StyleWeightsError};
+use crate::{
+    error::Error,
+    request::{Item, Wanted},
+};
+use dataset::ability::{Ability, Combination};
 use std::collections::BTreeMap;
+use tokio_util::sync::CancellationToken;
+
+/// A request for the pictures of samples.
+pub(super) struct Asked<'a> {
+    pub(super) orders: &'a SetOrders,
+    pub(super) ability: &'a Ability,
+    pub(super) wanted: &'a Wanted,
+    /// Cancelled when nobody waits for them any more.
+    pub(super) left: &'a CancellationToken,
+}
 
 /// The sets of pictures of the slots that a request names, attempt by attempt.
 pub(super) struct Sets {
@@ -16,28 +29,32 @@ impl Sets {
     /// Finds the sets that the items need: attempt `k` of slot `i` has place `i + k * slot_count` of
     /// the ability's seeded order of sets, those with an excluded text left out.
     ///
-    /// Errors: a style that no prompt has, or a weight that is no share.
+    /// Errors: a style that no prompt has, a weight that is no share, a caller that left.
     pub(super) fn of(
-        orders: &SetOrders,
-        ability: &Ability,
-        wanted: &Wanted,
+        asked: &Asked<'_>,
         is_excluded: impl Fn(&Combination) -> bool,
-    ) -> Result<Self, StyleWeightsError> {
+    ) -> Result<Self, Error> {
+        let wanted = asked.wanted;
         let mut needed: BTreeMap<u64, usize> = BTreeMap::new();
         for item in &wanted.items {
             let attempts = needed.entry(item.slot).or_default();
             *attempts = (*attempts).max(item.attempt as usize + 1);
         }
-        let order = orders.of(ability, wanted)?;
-        let of_slot = needed.into_iter().map(|(slot, attempts)| {
+        let order = asked.orders.of(asked.ability, wanted)?;
+        let own = |(slot, attempts): (u64, usize)| {
             let places =
                 (0..).map_while(|turn: u64| slot.checked_add(turn.checked_mul(step(wanted))?));
-            let sets = places.map_while(|place| order.at(place));
-            let own = sets.filter(|set| !set.iter().any(&is_excluded));
-            (slot, own.take(attempts).collect())
-        });
+            let sets = places.map_while(|place| order.at(place, asked.left).transpose());
+            let is_own = |set: &Result<Vec<Combination>, Error>| match set {
+                Ok(set) => !set.iter().any(&is_excluded),
+                Err(_) => true,
+            };
+            let own: Result<_, Error> = sets.filter(is_own).take(attempts).collect();
+            Ok((slot, own?))
+        };
+        let of_slot: Result<_, Error> = needed.into_iter().map(own).collect();
         Ok(Self {
-            of_slot: of_slot.collect(),
+            of_slot: of_slot?,
             count: order.count(),
         })
     }

@@ -2,10 +2,11 @@
 //! and styles, and the part held out for benchmarks, hold before the model is asked.
 
 use crate::{
-    backend::{set_orders::SetOrders, sets::Sets},
+    backend::sets::{Asked, Sets},
+    error::Error,
     request::{Item, Wanted},
 };
-use dataset::ability::{Ability, Combination, Draw, FactPath, Split, StyleWeightsError, split_of};
+use dataset::ability::{Combination, Draw, FactPath, Split, split_of};
 
 /// What one prompt must be about.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,12 +28,9 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Errors: a style that no prompt has, or a weight that is no share.
-    pub(super) fn new(
-        orders: &SetOrders,
-        ability: &Ability,
-        wanted: &Wanted,
-    ) -> Result<Self, StyleWeightsError> {
+    /// Errors: a style that no prompt has, a weight that is no share, a caller that left.
+    pub(super) fn new(asked: &Asked<'_>) -> Result<Self, Error> {
+        let (ability, wanted) = (asked.ability, asked.wanted);
         let draw = Draw {
             seed: wanted.seed,
             split: wanted.split,
@@ -42,7 +40,7 @@ impl Places {
             0 | 1 => (ability.ordered(&draw)?, None),
             // The model's own words differ from the ability's, so no text of a set is excluded.
             _ => {
-                let sets = Sets::of(orders, ability, wanted, |_| false)?;
+                let sets = Sets::of(asked, |_| false)?;
                 (Vec::new(), Some(sets))
             }
         };
