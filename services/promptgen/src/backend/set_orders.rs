@@ -122,7 +122,10 @@ impl Order {
         left: &CancellationToken,
     ) -> Result<Option<Vec<Combination>>, Error> {
         let place = usize::try_from(place).unwrap_or(usize::MAX);
-        while place < MAX_SETS {
+        if place >= MAX_SETS {
+            return Ok(None);
+        }
+        loop {
             if left.is_cancelled() {
                 return Err(Error::Left);
             }
@@ -133,10 +136,9 @@ impl Order {
             }
             match drawn.rest.next() {
                 Some(next) => drawn.sets.push(next.into()),
-                None => break,
+                None => return Ok(None),
             }
         }
-        Ok(None)
     }
 
     /// Sets drawn until now.
