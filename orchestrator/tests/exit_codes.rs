@@ -400,6 +400,11 @@ fn a_model_that_the_caller_named_and_that_does_not_load_ends_with_2_and_leaves_n
         );
         assert!(!desk.at("runs").exists());
     }
+    // Nor does an ability that there is not: with its name mended, the same command goes.
+    fs::write(desk.at("recipes/misspelt.toml"), gated("animals = 1", "")).unwrap();
+    let synth = ["synth", "recipes/misspelt.toml", "--out", "runs/data"];
+    desk.ends(&synth, 2, "animals");
+    assert!(!desk.at("runs").exists());
     fs::write(desk.at("cut.safetensors"), [8, 0, 0, 0, 0, 0, 0, 0, b'{']).unwrap();
     let generate = [
         "generate",

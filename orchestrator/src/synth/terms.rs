@@ -1,14 +1,26 @@
 //! What a recipe's abilities ask of the other stages, looked at before any work.
 
 use anyhow::{Result, anyhow};
-use proto::dataset::v1::Ability;
+use proto::{dataset::v1::Ability, promptgen::v1::GetAbilityRequest};
+use tonic::Code;
 
 use super::stages;
 use crate::{
-    bad_input::BadInput,
+    bad_input::{BadInput, complaint},
     recipe::Recipe,
     suite::{ServiceName, Suite},
 };
+
+/// Refuses an ability that promptgen does not have, before anything is written in its name.
+async fn check_known(suite: &Suite, name: &str) -> Result<()> {
+    let request = GetAbilityRequest {
+        name: name.to_owned(),
+    };
+    match suite.promptgen.clone().get_ability(request).await {
+        Err(status) if status.code() == Code::NotFound => Err(complaint(&status)),
+        _ => Ok(()),
+    }
+}
 
 /// Models with this name draw single things in a scene, and no more.
 const SMALL_MODELS: &str = "builtin:nano";
@@ -22,6 +34,9 @@ pub async fn check(suite: &Suite, recipe: &Recipe) -> Result<()> {
     let mut model = recipe.synth.image.model.clone();
     for name in recipe.synth.abilities.keys() {
         let ability = stages::ability(suite, name).await?;
+        if ability == Ability::default() {
+            check_known(suite, name).await?;
+        }
         check_rounds(&ability, recipe.synth.dialogue.rounds)?;
         if ability.images_per_sample > 1 && recipe.eval.is_some() {
             let complaint = anyhow!(
