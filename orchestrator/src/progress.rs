@@ -2,12 +2,13 @@
 //! way, at every tenth of the work or after half a minute, and never two in a second.
 
 use std::{
+    fmt,
     io::IsTerminal as _,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::output::note;
 
@@ -122,9 +123,21 @@ pub(crate) fn warn(text: &str) {
 }
 
 fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix:>22} {bar:32} {pos}/{len} {msg} · {elapsed} · ETA {eta}")
-        // The template above is fixed and was tried.
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
+    let template = "{prefix:>22} {bar:32} {pos}/{len} {msg} · {elapsed} · ETA {left}";
+    // Of what has not come anywhere yet nobody knows when it ends.
+    let left = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // A bar that cannot be drawn is nobody's loss.
+        let _ = match state.pos() {
+            0 => write!(out, "unknown yet"),
+            _ => write!(out, "{:#}", HumanDuration(state.eta())),
+        };
+    };
+    // The template above is fixed and was tried.
+    let style = ProgressStyle::with_template(template);
+    style.map_or_else(
+        |_| ProgressStyle::default_bar(),
+        |style| style.with_key("left", left),
+    )
 }
 
 #[cfg(test)]
