@@ -48,6 +48,6 @@ throughput: build
 	cargo build --release --package tests --bins
 	$(CARGO_TARGET_DIR)/release/throughput
 
-# Speed against diffusers, in turns, as a table and bench.json; downloads torch as foreign-stage does.
+# Speed against diffusers, in turns, as a table and bench.json; downloads torch as parity does.
 bench:
 	scripts/bench.sh

@@ -15,18 +15,7 @@ cd "$(dirname "$0")/.."
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 fixtures=crates/models/tests/fixtures
-python="${PARITY_PYTHON:-}"
-if [[ -z "$python" ]]; then
-    venv="${PARITY_VENV:-$target/parity-python}"
-    wanted=scripts/requirements-parity.txt
-    if ! cmp -s "$wanted" "$venv/installed.txt"; then
-        mkdir -p "$(dirname "$venv")"
-        python3 -m venv --clear "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
-        cp "$wanted" "$venv/installed.txt"
-    fi
-    python="$venv/bin/python"
-fi
+python=$(scripts/reference-python.sh)
 if [[ -n "${PARITY_OUT:-}" ]]; then
     out=$(realpath -m "$PARITY_OUT")
 else
